@@ -114,8 +114,8 @@ pub struct ServiceEntry {
     pub key: u32,
     /// Shards; zero marks an unused entry.
     pub shard_count: u32,
-    /// UDP: a conversation idle for longer begins anew, in seconds.
-    pub udp_idle_s: u32,
+    /// UDP: a conversation idle for longer begins anew; in [`FLOW_TICK_SHIFT`] ticks.
+    pub udp_idle_ticks: u32,
 }
 
 /// [`ServiceEntry::key`]: the client's address.
@@ -158,21 +158,24 @@ impl FlowKey {
     }
 }
 
+/// A flow tick is 2³⁰ ns, about 1.07 s: a shift where a division would cost on every packet.
+pub const FLOW_TICK_SHIFT: u32 = 30;
+
 /// Value of the flow map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct FlowEntry {
     /// The [`BackendId`] that the flow began on.
     pub backend: u32,
-    /// When a packet was last seen, in seconds since boot (coarse clock).
-    pub last_seen_s: u32,
+    /// When a packet was last seen: the kernel's coarse monotonic clock in [`FLOW_TICK_SHIFT`] ticks.
+    pub last_seen_ticks: u32,
 }
 
 impl FlowEntry {
     /// A flow on a backend.
     #[inline(always)]
-    pub const fn new(backend: BackendId, last_seen_s: u32) -> Self {
-        Self { backend: backend.raw() as u32, last_seen_s }
+    pub const fn new(backend: BackendId, last_seen_ticks: u32) -> Self {
+        Self { backend: backend.raw() as u32, last_seen_ticks }
     }
 }
 

@@ -1,0 +1,132 @@
+//! Bounds-checked access to the packet. The only pointer arithmetic on packets.
+//!
+//! A [`Window`] is a run of `N` bytes that has been checked against the packet's end once; its accessors take offsets
+//! known at compile time and cannot leave it.
+//!
+//! Headers behind an Ethernet header are misaligned for 32-bit loads. A plain dereference would be undefined behaviour
+//! in Rust, and `read_unaligned` becomes single-byte loads (about 4 ns a packet). Loads and stores are therefore written
+//! as BPF instructions, which have no alignment rule for packets on the machines that XDP runs on.
+
+use aya_ebpf::programs::XdpContext;
+
+/// The packet as it came in, from its Ethernet header on.
+#[derive(Clone, Copy)]
+pub(crate) struct Packet {
+    start: *mut u8,
+    end: *mut u8,
+}
+
+impl Packet {
+    #[inline(always)]
+    pub(crate) fn new(context: &XdpContext) -> Self {
+        let [start, end] = bounds(context);
+        Self { start, end }
+    }
+
+    /// Bytes from the Ethernet header on.
+    #[inline(always)]
+    pub(crate) fn len(self) -> usize {
+        self.end as usize - self.start as usize
+    }
+
+    /// `N` bytes at an offset of at most 255; `None` where the packet ends before.
+    #[inline(always)]
+    pub(crate) fn window<const N: usize>(self, offset: usize) -> Option<Window<N>> {
+        // VERIFIER: it must see the bound of a variable offset to follow the comparison below.
+        let start = self.start.wrapping_add(offset & 0xff);
+        if start.wrapping_add(N) > self.end { None } else { Some(Window { start }) }
+    }
+}
+
+/// Start and end of the packet.
+///
+/// VERIFIER: the context holds both as 32-bit fields, which the kernel turns into pointers. They are loaded behind the
+/// compiler's back and kept as pointers, not as integers, for it would spill an integer of known width in halves.
+#[inline(always)]
+fn bounds(context: &XdpContext) -> [*mut u8; 2] {
+    #[cfg(target_arch = "bpf")]
+    {
+        let (start, end): (*mut u8, *mut u8);
+        // SAFETY: loads of the context's first two fields, `data` and `data_end`.
+        unsafe {
+            core::arch::asm!(
+                "{start} = *(u32 *)({context} + 0)", "{end} = *(u32 *)({context} + 4)",
+                start = out(reg) start, end = lateout(reg) end, context = in(reg) context.ctx,
+                options(readonly, nostack, preserves_flags)
+            );
+        }
+        [start, end]
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    [context.data(), context.data_end()].map(core::ptr::with_exposed_provenance_mut)
+}
+
+/// `N` bytes of the packet that exist.
+#[derive(Clone, Copy)]
+pub(crate) struct Window<const N: usize> {
+    start: *mut u8,
+}
+
+macro_rules! accessors {
+    ($load:ident, $store:ident, $integer:ty, $width:literal) => {
+        /// The integer whose bytes lie at `OFFSET`, in the wire's order.
+        #[inline(always)]
+        pub(crate) fn $load<const OFFSET: usize>(self) -> $integer {
+            const { assert!(OFFSET + size_of::<$integer>() <= N, "outside of the window") };
+            #[cfg(target_arch = "bpf")]
+            {
+                let value: u64;
+                // SAFETY: `window` checked that the bytes exist, and no helper that moves packets is called.
+                unsafe {
+                    core::arch::asm!(
+                        concat!("{value} = *(", $width, " *)({start} + {offset})"),
+                        value = lateout(reg) value, start = in(reg) self.start, offset = const OFFSET,
+                        options(readonly, nostack, preserves_flags)
+                    );
+                }
+                #[expect(clippy::cast_possible_truncation, reason = "the load fills no more than these bits")]
+                {
+                    value as $integer
+                }
+            }
+            #[cfg(not(target_arch = "bpf"))]
+            // SAFETY: as above. Only there so that the crate is checked on the build host.
+            unsafe {
+                self.start.add(OFFSET).cast::<$integer>().read_unaligned()
+            }
+        }
+
+        /// Writes the integer's bytes at `OFFSET`, in the wire's order.
+        #[inline(always)]
+        pub(crate) fn $store<const OFFSET: usize>(self, value: $integer) {
+            const { assert!(OFFSET + size_of::<$integer>() <= N, "outside of the window") };
+            #[cfg(target_arch = "bpf")]
+            // SAFETY: `window` checked that the bytes exist, and no helper that moves packets is called.
+            unsafe {
+                core::arch::asm!(
+                    concat!("*(", $width, " *)({start} + {offset}) = {value}"),
+                    value = in(reg) u64::from(value), start = in(reg) self.start, offset = const OFFSET,
+                    options(nostack, preserves_flags)
+                );
+            }
+            #[cfg(not(target_arch = "bpf"))]
+            // SAFETY: as above. Only there so that the crate is checked on the build host.
+            unsafe {
+                self.start.add(OFFSET).cast::<$integer>().write_unaligned(value);
+            }
+        }
+    };
+}
+
+impl<const N: usize> Window<N> {
+    accessors!(u8, set_u8, u8, "u8");
+    accessors!(u16, set_u16, u16, "u16");
+    accessors!(u32, set_u32, u32, "u32");
+
+    /// The same bytes, the first `M` of them.
+    #[inline(always)]
+    pub(crate) fn prefix<const M: usize>(self) -> Window<M> {
+        const { assert!(M <= N, "longer than the window") };
+        Window { start: self.start }
+    }
+}

@@ -1,0 +1,171 @@
+//! What the loop does on each turn and for each request. Knows no HTTP and no sockets.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{
+    kernel::Kernel,
+    releases::Releases,
+    request::{AnswerError, Command, Health},
+    shapes::{AgentStatus, InterfaceStatus, ServiceStatus},
+    signals::{SHARE_WINDOW, ShareWindow},
+    status,
+};
+use crate::{
+    agent::releases::Cause,
+    kernel::{BackendReading, KernelError},
+    metrics::Snapshot,
+};
+
+/// The most time that passes for a release at once: an agent that was stopped or starved for a while does not make up
+/// for it in one jump.
+const ELAPSED_MAX: Duration = Duration::from_secs(1);
+/// How often counters are read when nobody asks.
+const READ_EVERY: Duration = Duration::from_secs(1);
+
+/// The agent between two turns of its loop.
+#[derive(Debug)]
+pub(super) struct Agent<K> {
+    releases: Releases<K>,
+    interfaces: Vec<InterfaceStatus>,
+    window: ShareWindow,
+    started: Instant,
+    last_advance: Instant,
+    last_read: Option<Instant>,
+    last_tick: SystemTime,
+}
+
+impl<K: Kernel> Agent<K> {
+    pub(super) fn new(releases: Releases<K>, interfaces: Vec<InterfaceStatus>, now: Instant) -> Self {
+        Self {
+            releases,
+            interfaces,
+            window: ShareWindow::new(SHARE_WINDOW),
+            started: now,
+            last_advance: now,
+            last_read: None,
+            last_tick: SystemTime::now(),
+        }
+    }
+
+    /// One turn: time passes.
+    pub(super) fn tick(&mut self, now: Instant) {
+        self.advance(now);
+        self.last_tick = SystemTime::now();
+        if self.last_read.is_none_or(|last| now.duration_since(last) >= READ_EVERY)
+            && let Err(error) = self.read(now)
+        {
+            tracing::warn!("counters_not_read {error}");
+        }
+    }
+
+    fn advance(&mut self, now: Instant) {
+        let passed = now.duration_since(self.last_advance).min(ELAPSED_MAX);
+        self.last_advance = now;
+        self.releases.advance(passed);
+    }
+
+    fn read(&mut self, now: Instant) -> Result<Vec<BackendReading>, KernelError> {
+        // Before the `?`: a read that fails is tried again a second later, not on each turn.
+        self.last_read = Some(now);
+        let readings = self.releases.kernel().backend_readings()?;
+        self.window.observe(now.duration_since(self.started), &readings);
+        Ok(readings)
+    }
+
+    pub(super) fn status(&mut self, now: Instant) -> Result<AgentStatus, KernelError> {
+        let readings = self.read(now)?;
+        let services = 0..self.releases.services().len();
+        Ok(AgentStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: status::seconds(now.duration_since(self.started)),
+            interfaces: self.interfaces.clone(),
+            services: services.map(|index| self.service(index, &readings)).collect(),
+        })
+    }
+
+    fn service(&self, index: usize, readings: &[BackendReading]) -> ServiceStatus {
+        status::service_status(&self.releases, index, readings, self.window.measured_share(index))
+    }
+
+    pub(super) fn snapshot(&mut self, now: Instant) -> Result<Snapshot, KernelError> {
+        let status = self.status(now)?;
+        Ok(Snapshot { status, verdicts: self.releases.kernel().verdict_counts()?, last_tick: self.last_tick })
+    }
+
+    pub(super) fn health(&self) -> Health {
+        Health { trouble: self.releases.store_fault().map(str::to_owned) }
+    }
+
+    pub(super) fn command(&mut self, command: &Command, now: Instant) -> Result<ServiceStatus, AnswerError> {
+        // Up to this moment the release was what it was.
+        self.advance(now);
+        let cause = Cause { event: command.name, actor: &command.actor };
+        let index = self.releases.command(&command.service, command.event, cause).inspect_err(|error| {
+            tracing::warn!(
+                service = command.service,
+                command = command.name,
+                actor = command.actor,
+                "command_refused {error}"
+            );
+        })?;
+        let readings = self.read(now)?;
+        Ok(self.service(index, &readings))
+    }
+
+    /// Stores all, and gives the kernel back. Nothing in the kernel changes.
+    pub(super) fn close(mut self, now: Instant, event: &str, actor: &str) -> K {
+        self.advance(now);
+        let (kernel, stored) = self.releases.close(Cause { event, actor });
+        if let Err(error) = stored {
+            tracing::error!("state_not_stored {error}");
+        }
+        kernel
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        agent::fake_kernel::{FakeKernel, config},
+        decide::controller::Event,
+        store::Store,
+    };
+
+    fn agent(directory: &std::path::Path, now: Instant) -> Agent<FakeKernel> {
+        let config = config(directory);
+        let store = Store::open(&config.agent.state).expect("a store");
+        let mut releases = Releases::new(config.services, FakeKernel::with_pinned(&[None, None]), store);
+        releases.take_over().expect("taken over");
+        Agent::new(releases, Vec::new(), now)
+    }
+
+    fn command(event: Event) -> Command {
+        Command { service: "web".to_owned(), name: "test", event, actor: "uid 0".to_owned() }
+    }
+
+    #[test]
+    fn an_agent_that_was_suspended_does_not_jump() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let start = Instant::now();
+        let mut agent = agent(directory.path(), start);
+        agent.command(&command(Event::Start), start).expect("started");
+        agent.tick(start + Duration::from_millis(100));
+        agent.tick(start + Duration::from_secs(3600));
+        let status = agent.status(start + Duration::from_secs(3600)).expect("a status");
+        assert_eq!((status.services[0].schedule.elapsed_s, status.services[0].weight), (1.1, 0.0));
+        assert_eq!(status.services[0].schedule.next_in_s, Some(8.9));
+    }
+
+    #[test]
+    fn a_command_counts_from_its_own_moment() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let start = Instant::now();
+        let mut agent = agent(directory.path(), start);
+        agent.command(&command(Event::Start), start + Duration::from_millis(90)).expect("started");
+        let frozen = agent.command(&command(Event::Freeze), start + Duration::from_millis(140)).expect("frozen");
+        assert_eq!(frozen.schedule.elapsed_s, 0.05);
+        assert_eq!((frozen.schedule.next_weight, frozen.schedule.next_in_s), (None, None));
+    }
+}

@@ -1,0 +1,216 @@
+//! The control API: HTTP and JSON on the unix socket. Checks what comes in; all else is the loop's.
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{
+        ConnectInfo, DefaultBodyLimit, Path, State,
+        connect_info::Connected,
+        rejection::{BytesRejection, PathRejection},
+    },
+    http::{StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+    serve::IncomingStream,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixListener;
+
+use super::{
+    releases::CommandError,
+    request::{AnswerError, Asker, Command, Request, Stopping},
+    shapes::{Detach, ErrorBody, ErrorDetail, Nothing, SetWeight, Verb},
+};
+use crate::{decide::controller::Event, kernel::KernelError, percent::weight_from_percent};
+
+/// No request has a longer body.
+const BODY_BYTES_MAX: usize = 4096;
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    /// As it goes to the history.
+    actor: String,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let actor = match stream.io().peer_cred() {
+            Ok(peer) => format!("uid {}", peer.uid()),
+            Err(_) => "unknown user".to_owned(),
+        };
+        Self { actor }
+    }
+}
+
+/// All routes.
+pub(super) fn router(asker: Asker) -> Router {
+    let mut router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/services/{name}/set-weight", post(set_weight))
+        .route("/v1/detach", post(detach));
+    for verb in Verb::ALL {
+        let handler = move |asker, peer, name, body| command(verb, asker, peer, name, body);
+        router = router.route(&format!("/v1/services/{{name}}/{}", verb.name()), post(handler));
+    }
+    router
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(asker)
+}
+
+type Body = Result<Bytes, BytesRejection>;
+type Name = Result<Path<String>, PathRejection>;
+
+async fn status(State(asker): State<Asker>) -> Result<Response, ApiError> {
+    let status = asker.ask(|answer| Request::Status { answer }).await??;
+    json(&status)
+}
+
+async fn command(
+    verb: Verb,
+    State(asker): State<Asker>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    name: Name,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let _: Nothing = parse_or_default(&body?, "no body, or {}")?;
+    let event = match verb {
+        Verb::Start => Event::Start,
+        Verb::Freeze => Event::Freeze,
+        Verb::Resume => Event::Resume,
+        Verb::Rollback => Event::Rollback,
+        Verb::Promote => Event::Promote,
+    };
+    carry_out(&asker, Command { service: name?.0, name: verb.name(), event, actor: peer.actor }).await
+}
+
+async fn set_weight(
+    State(asker): State<Asker>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    name: Name,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let SetWeight { weight } = parse(&body?, r#"{"weight": 12.5}"#)?;
+    let weight = weight_from_percent(weight).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let event = Event::SetWeight(weight);
+    carry_out(&asker, Command { service: name?.0, name: "set-weight", event, actor: peer.actor }).await
+}
+
+async fn carry_out(asker: &Asker, command: Command) -> Result<Response, ApiError> {
+    let service = asker.ask(|answer| Request::Command { command, answer }).await??;
+    json(&service)
+}
+
+async fn detach(
+    State(asker): State<Asker>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let Detach { bpffs } = parse_or_default(&body?, r#"no body, {}, or {"bpffs": "/sys/fs/bpf/grayxdp"}"#)?;
+    asker.ask(|answer| Request::Detach { bpffs, actor: peer.actor, answer }).await??;
+    json(&Nothing {})
+}
+
+async fn unknown_route(uri: Uri) -> ApiError {
+    let verbs = Verb::ALL.map(Verb::name).join(", ");
+    let message = format!(
+        "there is no {}; there are GET /v1/status, POST /v1/services/NAME/COMMAND (set-weight, {verbs}) and POST \
+         /v1/detach",
+        uri.path()
+    );
+    ApiError { status: StatusCode::NOT_FOUND, code: "not_found", message }
+}
+
+async fn wrong_method(method: axum::http::Method, uri: Uri) -> ApiError {
+    let right = if uri.path() == "/v1/status" { "GET" } else { "POST" };
+    let message = format!("{} does not do {method}; use {right}", uri.path());
+    ApiError { status: StatusCode::METHOD_NOT_ALLOWED, code: "bad_request", message }
+}
+
+fn parse_or_default<T: DeserializeOwned + Default>(body: &[u8], expected: &str) -> Result<T, ApiError> {
+    if body.iter().all(u8::is_ascii_whitespace) { Ok(T::default()) } else { parse(body, expected) }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8], expected: &str) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| {
+        let what = if error.is_data() { "the body is not what this command takes" } else { "the body is not JSON" };
+        ApiError::bad_request(format!("{what}: {error}; expected {expected}"))
+    })
+}
+
+fn json(body: &impl Serialize) -> Result<Response, ApiError> {
+    respond(StatusCode::OK, body).map_err(|error| ApiError::internal(format!("cannot write the answer: {error}")))
+}
+
+fn respond(status: StatusCode, body: &impl Serialize) -> Result<Response, serde_json::Error> {
+    let body = serde_json::to_vec(body)?;
+    Ok((status, [(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// An answer that is not a success.
+#[derive(Debug)]
+struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl ApiError {
+    fn bad_request(message: String) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, code: "bad_request", message }
+    }
+
+    fn internal(message: String) -> Self {
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, code: "internal", message }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = ErrorBody { error: ErrorDetail { code: self.code.to_owned(), message: self.message } };
+        respond(self.status, &body).unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    }
+}
+
+impl From<Stopping> for ApiError {
+    fn from(error: Stopping) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: "internal", message: error.to_string() }
+    }
+}
+
+impl From<KernelError> for ApiError {
+    fn from(error: KernelError) -> Self {
+        Self::internal(error.to_string())
+    }
+}
+
+impl From<AnswerError> for ApiError {
+    fn from(error: AnswerError) -> Self {
+        let (status, code) = match &error {
+            AnswerError::Command(CommandError::UnknownService { .. }) => (StatusCode::NOT_FOUND, "unknown_service"),
+            AnswerError::Command(CommandError::Refused { .. }) | AnswerError::OtherPins { .. } => {
+                (StatusCode::CONFLICT, "refused")
+            }
+            AnswerError::Command(CommandError::NotStored { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "refused"),
+            AnswerError::Command(CommandError::NotRaised { .. } | CommandError::NotLowered { .. })
+            | AnswerError::Kernel(_)
+            | AnswerError::DetachFailed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        };
+        Self { status, code, message: error.to_string() }
+    }
+}
+
+impl From<BytesRejection> for ApiError {
+    fn from(rejection: BytesRejection) -> Self {
+        let message = format!("the body cannot be taken (at most {BODY_BYTES_MAX} bytes): {}", rejection.body_text());
+        Self { status: rejection.status(), code: "bad_request", message }
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        Self::bad_request(format!("the service's name in the path cannot be read: {}", rejection.body_text()))
+    }
+}

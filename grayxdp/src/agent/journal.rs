@@ -1,0 +1,111 @@
+//! What stands between the releases and the store: whether a write must come before the deed or may come after it.
+//!
+//! More of v2 must be on disk before the kernel gets it: an agent that dies in between finds the kernel's lower weight,
+//! and a disk that cannot be written stops a release where it stands. Less of v2 goes to the kernel at once, and is
+//! written when it can be.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, SystemTime},
+};
+
+use crate::store::{Entry, HistoryEvent, Store, StoreError, StoredRelease};
+
+/// Entries that wait while the disk cannot be written; beyond that the oldest go.
+const WAITING_MAX: usize = 1000;
+/// How long to wait before a failed write is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The store, and what it has not taken yet.
+#[derive(Debug)]
+pub(super) struct Journal {
+    store: Store,
+    waiting: VecDeque<Entry>,
+    fault: Option<Fault>,
+}
+
+#[derive(Debug)]
+struct Fault {
+    message: String,
+    retry_in: Duration,
+}
+
+impl Journal {
+    pub(super) fn new(store: Store) -> Self {
+        Self { store, waiting: VecDeque::new(), fault: None }
+    }
+
+    pub(super) fn release(&self, service: &str) -> Result<Option<StoredRelease>, StoreError> {
+        self.store.release(service)
+    }
+
+    /// Writes before the deed; on an error the deed must not be done, and nothing of the entry is left.
+    pub(super) fn write_ahead(&mut self, entry: Entry) -> Result<(), StoreError> {
+        self.waiting.push_back(entry);
+        let written = self.flush();
+        if written.is_err() {
+            self.waiting.pop_back();
+        }
+        written
+    }
+
+    /// Writes after the deed; what cannot be written now waits.
+    pub(super) fn write(&mut self, entry: Entry) {
+        // Of moments that only passed the last one is enough.
+        self.waiting.retain(|waiting| waiting.event.is_some() || waiting.service != entry.service);
+        self.waiting.push_back(entry);
+        while self.waiting.len() > WAITING_MAX {
+            self.waiting.pop_front();
+        }
+        if self.fault.is_none() {
+            // The fault is kept and logged.
+            let _ = self.flush();
+        }
+    }
+
+    /// Tries again what waits, after some time has passed.
+    pub(super) fn retry(&mut self, passed: Duration) {
+        let Some(fault) = &mut self.fault else { return };
+        fault.retry_in = fault.retry_in.saturating_sub(passed);
+        if fault.retry_in.is_zero() {
+            let _ = self.flush();
+        }
+    }
+
+    /// Tries again at once, for there will be no later.
+    pub(super) fn close(&mut self) -> Result<(), StoreError> {
+        self.flush()
+    }
+
+    /// Why nothing can be written now.
+    pub(super) fn fault(&self) -> Option<&str> {
+        self.fault.as_ref().map(|fault| fault.message.as_str())
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        let written = self.store.append(self.waiting.make_contiguous());
+        match &written {
+            Ok(()) => {
+                self.waiting.clear();
+                if self.fault.take().is_some() {
+                    tracing::info!("store_recovered");
+                }
+            }
+            Err(error) => {
+                let message = error.to_string();
+                if self.fault.as_ref().is_none_or(|fault| fault.message != message) {
+                    tracing::error!(
+                        "store_failed: {message}. Traffic goes on; weights can be lowered, but not raised until it works again"
+                    );
+                }
+                self.fault = Some(Fault { message, retry_in: RETRY_AFTER });
+            }
+        }
+        written
+    }
+}
+
+/// An entry made now.
+pub(super) fn entry(service: &str, stored: StoredRelease, event: Option<HistoryEvent>) -> Entry {
+    Entry { service: service.to_owned(), stored, at: SystemTime::now(), event }
+}

@@ -1,0 +1,313 @@
+//! The releases of all services: takes events to the controller, and what it decides to the kernel and the store.
+//!
+//! What holds: the kernel never has more of v2 than what the store says (see [`super::journal`]), and never for longer
+//! than a moment more than what is wanted here.
+
+mod take_over;
+
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+
+use grayxdp_common::weight::Weight;
+
+use super::{
+    journal::{self, Journal},
+    kernel::Kernel,
+};
+use crate::{
+    config::ServiceConfig,
+    decide::controller::{self, Event, Refusal, Release, State},
+    kernel::KernelError,
+    store::{HistoryEvent, Store, StoreError, StoredRelease},
+};
+
+/// While a release progresses its schedule time is stored at least this often.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// How long to wait before a change that failed is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a command was not carried out, or not wholly.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CommandError {
+    #[error("there is no service `{name}`; this agent has: {}", known.join(", "))]
+    UnknownService { name: String, known: Vec<String> },
+    #[error("{service}: {refusal}")]
+    Refused { service: String, refusal: Refusal },
+    #[error(
+        "{service}: v2 gets no more traffic while the state cannot be stored, and stays at {weight} %: {source}. \
+         `rollback` and lower weights work all the same"
+    )]
+    NotStored { service: String, weight: Weight, source: Box<StoreError> },
+    #[error("{service}: the weight stays at {weight} %, for the kernel did not take another: {source}")]
+    NotRaised { service: String, weight: Weight, source: KernelError },
+    #[error(
+        "{service}: the kernel has not taken {weight} % yet, which is tried again every second: {source}. If it goes \
+         on, `grayxdp detach` takes the packet program down"
+    )]
+    NotLowered { service: String, weight: Weight, source: KernelError },
+}
+
+/// Who or what is behind a change, for the history.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cause<'a> {
+    pub(super) event: &'a str,
+    pub(super) actor: &'a str,
+}
+
+const SCHEDULE: Cause<'static> = Cause { event: "weight_changed", actor: "schedule" };
+
+/// The release of one service.
+#[derive(Debug)]
+struct Standing {
+    release: Release,
+    schedule_text: String,
+    /// The backends that are v2.
+    canary: BTreeSet<SocketAddr>,
+    /// Schedule time when it was last stored.
+    saved_at: Duration,
+    /// The kernel may have more than is wanted: a write to it failed.
+    kernel_behind: bool,
+    /// Until a change that failed is tried again.
+    retry_in: Duration,
+    /// What was logged of a change that fails again and again.
+    complaint: Option<String>,
+}
+
+/// All releases, with the kernel that they steer.
+#[derive(Debug)]
+pub(super) struct Releases<K> {
+    services: Vec<ServiceConfig>,
+    standings: Vec<Standing>,
+    journal: Journal,
+    kernel: K,
+}
+
+impl<K: Kernel> Releases<K> {
+    /// Of these services, steered by this kernel. Call [`Self::take_over`] next.
+    pub(super) fn new(services: Vec<ServiceConfig>, kernel: K, store: Store) -> Self {
+        Self { standings: Vec::with_capacity(services.len()), services, journal: Journal::new(store), kernel }
+    }
+
+    /// Lets time pass for all releases.
+    pub(super) fn advance(&mut self, passed: Duration) {
+        self.journal.retry(passed);
+        for index in 0..self.services.len() {
+            self.advance_one(index, passed);
+        }
+    }
+
+    fn advance_one(&mut self, index: usize, passed: Duration) {
+        let standing = &mut self.standings[index];
+        standing.retry_in = standing.retry_in.saturating_sub(passed);
+        if !standing.retry_in.is_zero() {
+            return;
+        }
+        if standing.kernel_behind {
+            self.lower_again(index);
+        }
+        let (service, release) = (&self.services[index], &self.standings[index].release);
+        if release.state != State::Progressing {
+            return;
+        }
+        let Ok(next) = controller::step(&service.schedule, release, Event::Elapsed(passed)) else { return };
+        if next.weight != release.weight || next.state != release.state {
+            match self.apply(index, next, SCHEDULE) {
+                Ok(()) => self.standings[index].complaint = None,
+                Err(error) => self.complain(index, &error),
+            }
+            return;
+        }
+        let standing = &mut self.standings[index];
+        standing.release = next;
+        if standing.release.schedule_time.saturating_sub(standing.saved_at) >= SAVE_EVERY {
+            self.save(index);
+        }
+    }
+
+    /// Carries a command out. When this returns, the kernel has the weight.
+    pub(super) fn command(&mut self, name: &str, command: Event, cause: Cause<'_>) -> Result<usize, CommandError> {
+        let index = self.index(name)?;
+        let next = controller::step(&self.services[index].schedule, self.release(index), command)
+            .map_err(|refusal| CommandError::Refused { service: name.to_owned(), refusal })?;
+        self.standings[index].retry_in = Duration::ZERO;
+        self.apply(index, next, cause)?;
+        Ok(index)
+    }
+
+    fn index(&self, name: &str) -> Result<usize, CommandError> {
+        self.services.iter().position(|service| service.name == name).ok_or_else(|| CommandError::UnknownService {
+            name: name.to_owned(),
+            known: self.services.iter().map(|service| service.name.clone()).collect(),
+        })
+    }
+
+    fn apply(&mut self, index: usize, next: Release, cause: Cause<'_>) -> Result<(), CommandError> {
+        let (before, after) = (self.release(index).clone(), next.clone());
+        let applied =
+            if exposes_more(&before, &next) { self.raise(index, next, cause) } else { self.lower(index, next, cause) };
+        // A weight that could not be lowered is still what is wanted from now on.
+        if *self.release(index) == after {
+            log_change(&self.services[index].name, &before, &after, cause);
+        }
+        applied
+    }
+
+    /// First the store, then the kernel.
+    fn raise(&mut self, index: usize, next: Release, cause: Cause<'_>) -> Result<(), CommandError> {
+        let before = self.release(index).weight;
+        let service = self.services[index].name.clone();
+        let entry = self.entry(index, &next, before, Some(cause));
+        if let Err(source) = self.journal.write_ahead(entry) {
+            return Err(CommandError::NotStored { service, weight: before, source: Box::new(source) });
+        }
+        if next.weight > before
+            && let Err(source) = self.kernel.set_weight(index, next.weight)
+        {
+            let error = CommandError::NotRaised { service, weight: before, source };
+            // Some shards may have it already.
+            self.standings[index].kernel_behind = self.kernel.set_weight(index, before).is_err();
+            let kept = Cause { event: "weight_kept", actor: "agent" };
+            let entry = self.entry(index, self.release(index), before, Some(kept));
+            self.journal.write(entry);
+            return Err(error);
+        }
+        self.take(index, next);
+        Ok(())
+    }
+
+    /// First the kernel, then the store.
+    fn lower(&mut self, index: usize, next: Release, cause: Cause<'_>) -> Result<(), CommandError> {
+        let before = self.release(index).weight;
+        let standing = &self.standings[index];
+        // A rollback writes its zero again even where it should be there already.
+        let writes = next.weight < before || next.weight == Weight::ZERO || standing.kernel_behind;
+        let written = if writes { self.kernel.set_weight(index, next.weight) } else { Ok(()) };
+        self.standings[index].kernel_behind = written.is_err();
+        let weight = next.weight;
+        let entry = self.entry(index, &next, before, Some(cause));
+        self.journal.write(entry);
+        self.take(index, next);
+        let service = &self.services[index].name;
+        written.map_err(|source| {
+            self.standings[index].retry_in = RETRY_AFTER;
+            CommandError::NotLowered { service: service.clone(), weight, source }
+        })
+    }
+
+    fn lower_again(&mut self, index: usize) {
+        let weight = self.release(index).weight;
+        match self.kernel.set_weight(index, weight) {
+            Ok(()) => {
+                let standing = &mut self.standings[index];
+                (standing.kernel_behind, standing.complaint) = (false, None);
+                tracing::info!(service = self.services[index].name, weight = %weight, "weight_lowered");
+            }
+            Err(source) => {
+                let service = self.services[index].name.clone();
+                self.complain(index, &CommandError::NotLowered { service, weight, source });
+            }
+        }
+    }
+
+    /// Logs once, however often it is tried again.
+    fn complain(&mut self, index: usize, error: &CommandError) {
+        let standing = &mut self.standings[index];
+        standing.retry_in = RETRY_AFTER;
+        let complaint = error.to_string();
+        if standing.complaint.as_ref() != Some(&complaint) {
+            tracing::error!("weight_kept {complaint}");
+            standing.complaint = Some(complaint);
+        }
+    }
+
+    fn take(&mut self, index: usize, next: Release) {
+        let standing = &mut self.standings[index];
+        standing.saved_at = next.schedule_time;
+        standing.release = next;
+    }
+
+    fn save(&mut self, index: usize) {
+        let entry = self.entry(index, self.release(index), Weight::ZERO, None);
+        self.journal.write(entry);
+        let standing = &mut self.standings[index];
+        standing.saved_at = standing.release.schedule_time;
+    }
+
+    /// Gives the kernel back, with nothing stored.
+    pub(super) fn into_kernel(self) -> K {
+        self.kernel
+    }
+
+    /// Stores where all stand. Weights, pins and links stay as they are.
+    pub(super) fn close(mut self, cause: Cause<'_>) -> (K, Result<(), StoreError>) {
+        for index in 0..self.services.len() {
+            let release = self.release(index);
+            let entry = self.entry(index, release, release.weight, Some(cause));
+            self.journal.write(entry);
+        }
+        let closed = self.journal.close();
+        (self.kernel, closed)
+    }
+
+    pub(super) fn release(&self, index: usize) -> &Release {
+        &self.standings[index].release
+    }
+
+    pub(super) fn services(&self) -> &[ServiceConfig] {
+        &self.services
+    }
+
+    pub(super) fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
+    pub(super) fn kernel_mut(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// Why weights are not raised now.
+    pub(super) fn store_fault(&self) -> Option<&str> {
+        self.journal.fault()
+    }
+
+    fn entry(&self, index: usize, release: &Release, from: Weight, cause: Option<Cause<'_>>) -> crate::store::Entry {
+        let event = cause.map(|cause| HistoryEvent {
+            event: cause.event.to_owned(),
+            from,
+            to: release.weight,
+            state: release.state.name().to_owned(),
+            reason: release.reason.clone(),
+            actor: cause.actor.to_owned(),
+        });
+        let Standing { schedule_text, canary, .. } = &self.standings[index];
+        let stored =
+            StoredRelease { release: release.clone(), schedule: schedule_text.clone(), canary: canary.clone() };
+        journal::entry(&self.services[index].name, stored, event)
+    }
+}
+
+/// Whether v2 gets more by this change, now or by itself later.
+fn exposes_more(before: &Release, after: &Release) -> bool {
+    let begins_to_move = after.state == State::Progressing && before.state != State::Progressing;
+    after.weight > before.weight || (begins_to_move && after.weight == before.weight)
+}
+
+fn log_change(service: &str, before: &Release, after: &Release, cause: Cause<'_>) {
+    let Cause { event, actor } = cause;
+    if before.weight != after.weight {
+        tracing::info!(service, from = %before.weight, to = %after.weight, reason = after.reason, event, actor, "weight_changed");
+    }
+    if before.state != after.state {
+        tracing::info!(
+            service,
+            from = before.state.name(),
+            to = after.state.name(),
+            reason = after.reason,
+            event,
+            actor,
+            "state_changed"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,381 @@
+use std::path::Path;
+
+use proptest::prelude::*;
+use rusqlite::Connection;
+
+use super::*;
+use crate::agent::fake_kernel::{FakeKernel, config};
+
+const WEB: usize = 0;
+const DNS: usize = 1;
+const SECOND: Duration = Duration::from_secs(1);
+const PERSON: Cause<'static> = Cause { event: "command", actor: "uid 0" };
+
+fn percent(whole: u16) -> Weight {
+    Weight::from_hundredths(whole * 100).expect("at most 100")
+}
+
+fn agent(directory: &Path, kernel: FakeKernel) -> Releases<FakeKernel> {
+    let config = config(directory);
+    let store = Store::open(&config.agent.state).expect("a store");
+    let mut releases = Releases::new(config.services, kernel, store);
+    releases.take_over().expect("taken over");
+    releases
+}
+
+fn new_agent(directory: &Path) -> Releases<FakeKernel> {
+    agent(directory, FakeKernel::with_pinned(&[None, None]))
+}
+
+/// The agent is killed, and the next one finds the kernel as it is.
+fn killed(directory: &Path, releases: Releases<FakeKernel>) -> Releases<FakeKernel> {
+    let pinned: Vec<_> = releases.kernel.weights.iter().copied().map(Some).collect();
+    drop(releases);
+    agent(directory, FakeKernel::with_pinned(&pinned))
+}
+
+/// From now on nothing can be written, as on a full disk.
+fn break_store(directory: &Path) {
+    let connection = Connection::open(directory.join("state.db")).expect("the store's file");
+    let fail = "BEGIN SELECT RAISE(ABORT, 'disk full'); END";
+    connection
+        .execute_batch(&format!(
+            "CREATE TRIGGER full_insert BEFORE INSERT ON releases {fail};
+             CREATE TRIGGER full_update BEFORE UPDATE ON releases {fail};"
+        ))
+        .expect("triggers");
+}
+
+fn mend_store(directory: &Path) {
+    let connection = Connection::open(directory.join("state.db")).expect("the store's file");
+    connection.execute_batch("DROP TRIGGER full_insert; DROP TRIGGER full_update;").expect("triggers");
+}
+
+fn stored(directory: &Path, service: &str) -> Release {
+    let store = Store::open(&directory.join("state.db")).expect("a store");
+    store.release(service).expect("readable").expect("stored").release
+}
+
+fn events(directory: &Path, service: &str) -> Vec<String> {
+    let store = Store::open(&directory.join("state.db")).expect("a store");
+    let events = store.recent_events(service, 100).expect("readable").into_iter().rev();
+    events
+        .map(|(_, event)| format!("{} {} {} {} {}", event.event, event.from, event.to, event.state, event.actor))
+        .collect()
+}
+
+#[test]
+fn a_release_runs_through_its_schedule_and_leaves_a_history() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    releases.command("web", Event::Start, PERSON).expect("started");
+    let mut seen = vec![releases.kernel.weights[WEB]];
+    for _ in 0..1100 {
+        releases.advance(SECOND / 10);
+        assert_eq!(
+            releases.kernel.weights[WEB],
+            releases.release(WEB).weight,
+            "kernel and release agree after each tick"
+        );
+        if seen.last() != Some(&releases.kernel.weights[WEB]) {
+            seen.push(releases.kernel.weights[WEB]);
+        }
+    }
+    assert_eq!(seen, (0..=10).map(|step| percent(step * 10)).collect::<Vec<_>>());
+    assert_eq!(releases.release(WEB).state, State::Promoted);
+    assert_eq!(stored(directory.path(), "web"), *releases.release(WEB));
+    let events = events(directory.path(), "web");
+    assert_eq!(
+        events[..3],
+        [
+            "taken_over 0.00 0.00 idle agent",
+            "command 0.00 0.00 progressing uid 0",
+            "weight_changed 0.00 10.00 progressing schedule",
+        ]
+    );
+    assert_eq!(events.last().map(String::as_str), Some("weight_changed 90.00 100.00 promoted schedule"));
+    assert_eq!(releases.kernel.weights[DNS], Weight::ZERO, "the other service is left alone");
+}
+
+#[test]
+fn a_killed_agent_loses_at_most_a_second_of_the_schedule() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    releases.command("web", Event::Start, PERSON).expect("started");
+    for _ in 0..254 {
+        releases.advance(SECOND / 10);
+    }
+    let before = releases.release(WEB).clone();
+    let mut releases = killed(directory.path(), releases);
+    let after = releases.release(WEB).clone();
+    assert_eq!((after.state, after.weight), (State::Progressing, percent(20)));
+    let lost = before.schedule_time - after.schedule_time;
+    assert!(lost <= SECOND, "{lost:?}");
+    assert_eq!(releases.kernel.written, [], "traffic sees nothing of a new agent");
+    releases.advance(SECOND * 5);
+    assert_eq!(releases.kernel.weights[WEB], percent(30));
+}
+
+#[test]
+fn the_store_never_says_less_than_the_kernel_has() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    for command in [
+        Event::Start,
+        Event::Elapsed(SECOND * 15),
+        Event::SetWeight(percent(60)),
+        Event::SetWeight(percent(5)),
+        Event::Resume,
+        Event::Promote,
+        Event::Rollback,
+    ] {
+        let _ = releases.command("web", command, PERSON);
+        let stored = stored(directory.path(), "web");
+        assert!(stored.weight >= releases.kernel.weights[WEB], "{command:?}");
+        assert_eq!(stored, *releases.release(WEB), "{command:?}");
+    }
+}
+
+#[test]
+fn with_a_full_disk_weights_fall_but_do_not_rise() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    releases.command("web", Event::SetWeight(percent(50)), PERSON).expect("set");
+    releases.command("dns", Event::SetWeight(percent(50)), PERSON).expect("set");
+    break_store(directory.path());
+
+    for refused in [Event::SetWeight(percent(51)), Event::Promote, Event::Resume] {
+        let error = releases.command("web", refused, PERSON).expect_err("refused");
+        let message = error.to_string();
+        assert!(matches!(error, CommandError::NotStored { .. }), "{message}");
+        assert!(message.contains("50.00 %") && message.contains("disk full"), "{message}");
+        assert_eq!((releases.release(WEB).weight, releases.kernel.weights[WEB]), (percent(50), percent(50)));
+        assert_eq!(releases.release(WEB).state, State::Frozen);
+    }
+    releases.command("web", Event::SetWeight(percent(20)), PERSON).expect("lowering works");
+    assert_eq!(releases.kernel.weights[WEB], percent(20));
+    releases.command("web", Event::Rollback, PERSON).expect("rollback works");
+    assert_eq!(releases.kernel.weights[WEB], Weight::ZERO);
+    // The manual service keeps its state, Progressing, but less is less there, too.
+    releases.command("dns", Event::SetWeight(percent(1)), PERSON).expect("lowering works");
+    assert!(releases.store_fault().is_some_and(|fault| fault.contains("disk full")));
+    assert_eq!(stored(directory.path(), "web").weight, percent(50));
+
+    mend_store(directory.path());
+    releases.advance(SECOND * 10);
+    assert_eq!(releases.store_fault(), None);
+    assert_eq!(stored(directory.path(), "web").state, State::RolledBack);
+    assert_eq!(stored(directory.path(), "dns").weight, percent(1));
+    let lowered = events(directory.path(), "web").into_iter().filter(|event| event.contains("50.00 20.00")).count();
+    assert_eq!(lowered, 1, "what happened meanwhile is in the history");
+}
+
+#[test]
+fn with_a_full_disk_a_schedule_stands_still_and_goes_on_afterwards() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    releases.command("web", Event::Start, PERSON).expect("started");
+    break_store(directory.path());
+    let written = releases.kernel.written.len();
+    for _ in 0..600 {
+        releases.advance(SECOND / 10);
+    }
+    assert_eq!(releases.kernel.written.len(), written, "no flapping");
+    assert_eq!(releases.release(WEB).state, State::Progressing);
+    assert!(releases.release(WEB).schedule_time < SECOND * 10);
+    mend_store(directory.path());
+    for _ in 0..60 {
+        releases.advance(SECOND / 10);
+    }
+    assert_eq!(releases.kernel.weights[WEB], percent(10), "one step, not all that were missed");
+}
+
+#[test]
+fn a_kernel_that_takes_no_higher_weight_leaves_all_as_it_was() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    releases.kernel.fails_to_raise = true;
+    let error = releases.command("web", Event::SetWeight(percent(10)), PERSON).expect_err("refused");
+    assert!(matches!(error, CommandError::NotRaised { .. }), "{error}");
+    assert_eq!(releases.release(WEB).weight, Weight::ZERO);
+    assert_eq!(stored(directory.path(), "web").weight, Weight::ZERO);
+    assert_eq!(stored(directory.path(), "web").state, State::Idle);
+}
+
+#[test]
+fn a_rollback_that_the_kernel_refuses_is_tried_until_it_works() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    releases.command("web", Event::SetWeight(percent(50)), PERSON).expect("set");
+    releases.kernel.fails_to_lower = true;
+    let error = releases.command("web", Event::Rollback, PERSON).expect_err("refused");
+    assert!(matches!(error, CommandError::NotLowered { .. }), "{error}");
+    assert_eq!(releases.release(WEB).state, State::RolledBack);
+    releases.advance(SECOND * 2);
+    releases.kernel.fails_to_lower = false;
+    releases.advance(SECOND * 2);
+    assert_eq!(releases.kernel.weights[WEB], Weight::ZERO);
+}
+
+#[test]
+fn a_rollback_writes_its_zero_even_where_it_should_be() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    releases.command("web", Event::Rollback, PERSON).expect("rolled back");
+    releases.kernel.weights[WEB] = percent(30);
+    releases.command("web", Event::Rollback, PERSON).expect("rolled back again");
+    assert_eq!(releases.kernel.weights[WEB], Weight::ZERO);
+}
+
+#[test]
+fn a_lost_store_keeps_what_the_kernel_has() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let releases = agent(directory.path(), FakeKernel::with_pinned(&[Some(percent(100)), Some(Weight::ZERO)]));
+    let web = releases.release(WEB);
+    assert_eq!((web.state, web.weight), (State::Frozen, percent(100)));
+    assert_eq!(releases.release(DNS).state, State::Idle);
+    assert_eq!(releases.kernel.written, []);
+}
+
+#[test]
+fn after_a_reboot_the_store_counts() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    releases.command("web", Event::SetWeight(percent(25)), PERSON).expect("set");
+    drop(releases);
+    let releases = new_agent(directory.path());
+    assert_eq!(releases.kernel.weights[WEB], percent(25));
+    assert_eq!(releases.release(WEB).state, State::Frozen);
+}
+
+#[test]
+fn the_lower_of_two_weights_wins() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    releases.command("web", Event::SetWeight(percent(25)), PERSON).expect("set");
+    releases.kernel.weights[WEB] = percent(40);
+    let releases = killed(directory.path(), releases);
+    assert_eq!(releases.kernel.weights[WEB], percent(25));
+    assert_eq!(stored(directory.path(), "web").weight, percent(25));
+}
+
+#[test]
+fn a_new_canary_does_not_inherit_the_weight_of_a_promoted_one() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    releases.command("web", Event::Promote, PERSON).expect("promoted");
+    drop(releases);
+    let mut config = config(directory.path());
+    let [web, _] = &mut config.services[..] else { panic!("two services") };
+    std::mem::swap(&mut web.v1, &mut web.v2);
+    let store = Store::open(&config.agent.state).expect("a store");
+    let mut releases = Releases::new(config.services, FakeKernel::with_pinned(&[None, None]), store);
+    releases.take_over().expect("taken over");
+    let web = releases.release(WEB);
+    assert_eq!((web.state, web.weight, releases.kernel.weights[WEB]), (State::Idle, Weight::ZERO, Weight::ZERO));
+    assert!(web.reason.contains("promoted at 100.00 %"), "{}", web.reason);
+}
+
+#[test]
+fn an_unknown_service_is_named_with_those_that_exist() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    let error = releases.command("wob", Event::Start, PERSON).expect_err("unknown");
+    assert_eq!(error.to_string(), "there is no service `wob`; this agent has: web, dns");
+    assert!(matches!(releases.command("web", Event::Freeze, PERSON), Err(CommandError::Refused { .. })));
+}
+
+#[test]
+fn closing_stores_where_all_stand_and_changes_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    releases.command("web", Event::Start, PERSON).expect("started");
+    releases.advance(SECOND * 10);
+    releases.advance(SECOND / 2);
+    let written = releases.kernel.written.len();
+    let (kernel, closed) = releases.close(Cause { event: "agent_stopped", actor: "agent" });
+    closed.expect("stored");
+    assert_eq!(kernel.written.len(), written);
+    assert_eq!(stored(directory.path(), "web").schedule_time, SECOND * 10 + SECOND / 2);
+    assert_eq!(
+        events(directory.path(), "web").last().map(String::as_str),
+        Some("agent_stopped 10.00 10.00 progressing agent")
+    );
+}
+
+/// What can come to pass.
+#[derive(Clone, Copy, Debug)]
+enum Happening {
+    Command(Event),
+    Passed(Duration),
+    DiskFull,
+    DiskMended,
+    KernelRefuses,
+    KernelTakes,
+    Killed,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        4 => prop_oneof![
+            Just(Event::Start),
+            Just(Event::Freeze),
+            Just(Event::Resume),
+            Just(Event::Rollback),
+            Just(Event::Promote),
+            (0..=100u16).prop_map(|whole| Event::SetWeight(percent(whole))),
+        ]
+        .prop_map(Happening::Command),
+        4 => (0..20_000u64).prop_map(|length| Happening::Passed(Duration::from_millis(length))),
+        1 => Just(Happening::DiskFull),
+        1 => Just(Happening::DiskMended),
+        1 => Just(Happening::KernelRefuses),
+        1 => Just(Happening::KernelTakes),
+        1 => Just(Happening::Killed),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Whatever fails and whenever the agent dies: v2 never gets more than what is wanted and what is stored.
+    #[test]
+    fn the_kernel_never_has_more_of_v2_than_store_and_release(happenings in prop::collection::vec(happening(), 1..40)) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut releases = new_agent(directory.path());
+        let mut disk_full = false;
+        for happening in happenings {
+            let before = releases.kernel.weights[WEB];
+            match happening {
+                Happening::Command(event) => {
+                    let refused = releases.command("web", event, PERSON).is_err();
+                    let after = releases.kernel.weights[WEB];
+                    prop_assert!(!refused || after == before, "{:?}", event);
+                    if event == Event::Rollback {
+                        prop_assert_eq!(after, Weight::ZERO);
+                    }
+                }
+                Happening::Passed(length) => releases.advance(length),
+                Happening::DiskFull if !disk_full => {
+                    break_store(directory.path());
+                    disk_full = true;
+                }
+                Happening::DiskMended if disk_full => {
+                    mend_store(directory.path());
+                    disk_full = false;
+                }
+                Happening::KernelRefuses => releases.kernel.fails_to_raise = true,
+                Happening::KernelTakes => releases.kernel.fails_to_raise = false,
+                Happening::Killed if !disk_full => {
+                    releases = killed(directory.path(), releases);
+                    prop_assert!(releases.kernel.weights[WEB] <= before);
+                }
+                Happening::DiskFull | Happening::DiskMended | Happening::Killed => {}
+            }
+            let kernel = releases.kernel.weights[WEB];
+            let stored = releases.journal.release("web").expect("readable").expect("stored").release;
+            prop_assert_eq!(kernel, releases.release(WEB).weight, "{:?}", happening);
+            prop_assert!(kernel <= stored.weight, "{:?}: {} in the kernel, {} stored", happening, kernel, stored.weight);
+        }
+    }
+}

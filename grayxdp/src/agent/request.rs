@@ -1,0 +1,83 @@
+//! How the HTTP servers ask the loop: each question brings the place for its answer.
+
+use std::path::PathBuf;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    releases::CommandError,
+    shapes::{AgentStatus, ServiceStatus},
+};
+use crate::{decide::controller::Event, kernel::KernelError, metrics::Snapshot};
+
+/// Questions that may wait. More of them than that are refused by waiting in the servers.
+const WAITING_MAX: usize = 64;
+
+/// A question to the loop.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Where all stands.
+    Status { answer: oneshot::Sender<Result<AgentStatus, KernelError>> },
+    /// What metrics are made of.
+    Metrics { answer: oneshot::Sender<Result<Snapshot, KernelError>> },
+    /// Whether the loop turns, and what is wrong.
+    Health { answer: oneshot::Sender<Health> },
+    /// Something to do.
+    Command { command: Command, answer: oneshot::Sender<Result<ServiceStatus, AnswerError>> },
+    /// Take all down and end.
+    Detach { bpffs: Option<PathBuf>, actor: String, answer: oneshot::Sender<Result<(), AnswerError>> },
+}
+
+/// Something to do with a release.
+#[derive(Debug)]
+pub(super) struct Command {
+    pub(super) service: String,
+    /// As in the API's path and in the history.
+    pub(super) name: &'static str,
+    pub(super) event: Event,
+    pub(super) actor: String,
+}
+
+/// What a load balancer's watcher wants to know.
+#[derive(Debug)]
+pub(super) struct Health {
+    /// Traffic and control work, but not all is well.
+    pub(super) trouble: Option<String>,
+}
+
+/// Why the loop did not do it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AnswerError {
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error("not all could be taken down: {0}. The agent ends; run `grayxdp detach` again")]
+    DetachFailed(String),
+    #[error("this agent's pins are at {}, not at {}. Ask the agent of those, by its socket", own.display(), asked.display())]
+    OtherPins { own: PathBuf, asked: PathBuf },
+}
+
+/// The loop is gone: the agent is ending.
+#[derive(Debug, thiserror::Error)]
+#[error("the agent is stopping and answers no more; weights and traffic stay as they are")]
+pub(super) struct Stopping;
+
+/// The servers' end.
+#[derive(Clone, Debug)]
+pub(super) struct Asker(mpsc::Sender<Request>);
+
+/// Both ends.
+pub(super) fn channel() -> (Asker, mpsc::Receiver<Request>) {
+    let (sender, receiver) = mpsc::channel(WAITING_MAX);
+    (Asker(sender), receiver)
+}
+
+impl Asker {
+    /// Asks, and waits for the answer.
+    pub(super) async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Stopping> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(request(answer)).await.map_err(|_| Stopping)?;
+        answered.await.map_err(|_| Stopping)
+    }
+}

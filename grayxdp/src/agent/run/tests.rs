@@ -1,0 +1,270 @@
+//! The whole agent but the kernel: loop, sockets, API, metrics, and the CLI's client at the other end.
+
+use std::{
+    io::Write as _,
+    net::SocketAddr,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::JoinHandle,
+};
+
+use grayxdp_common::ids::Version;
+
+use super::*;
+use crate::{
+    agent::{SocketError, fake_kernel},
+    cli::client::{self, Client},
+};
+
+/// An agent in a thread of its own, on a kernel that is none.
+struct TestAgent {
+    directory: tempfile::TempDir,
+    metrics: SocketAddr,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl TestAgent {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let path = directory.path().to_owned();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(Self::serve(&path, &ready));
+        });
+        let metrics = is_ready.recv().expect("the agent starts");
+        Self { directory, metrics, thread: Some(thread) }
+    }
+
+    async fn serve(directory: &Path, ready: &std::sync::mpsc::Sender<SocketAddr>) {
+        let config = fake_kernel::config(directory);
+        let store = Store::open(&config.agent.state).expect("a store");
+        let mut kernel = fake_kernel::FakeKernel::with_pinned(&[None, None]);
+        kernel.count(0, Version::V1, "10.0.1.10:8080", 5);
+        kernel.count(0, Version::V2, "10.0.2.10:8080", 3);
+        let mut releases = Releases::new(config.services.clone(), kernel, store);
+        releases.take_over().expect("taken over");
+        let interfaces = vec![InterfaceStatus { name: "eth0".to_owned(), mode: "native".to_owned() }];
+        let mut agent = Agent::new(releases, interfaces, Instant::now());
+        let listeners = Listeners {
+            control: socket::listen(&config.agent.socket, None).expect("a socket"),
+            metrics: TcpListener::bind("127.0.0.1:0").await.expect("a port"),
+        };
+        ready.send(listeners.metrics.local_addr().expect("an address")).expect("the test waits");
+        let mut signals = Signals::new().expect("signals");
+        let (servers, mut requests) = Servers::start(listeners);
+        let end = turn(&mut agent, &mut requests, &mut signals, &config.agent.bpffs).await;
+        if let End::Detach { answer, .. } = end {
+            answer.send(Ok(())).expect("somebody asked");
+        }
+        servers.stop().await;
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("agent.sock")
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.socket())
+    }
+
+    /// Status line and body of the answer to these bytes.
+    fn raw(&self, request: &str) -> (String, String) {
+        let mut stream = UnixStream::connect(self.socket()).expect("connected");
+        exchange(&mut stream, request)
+    }
+
+    fn post(&self, path: &str, body: &str) -> (String, String) {
+        self.raw(&format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+    }
+
+    fn scrape(&self, path: &str, accept: &str) -> (String, String) {
+        let mut stream = std::net::TcpStream::connect(self.metrics).expect("connected");
+        exchange(
+            &mut stream,
+            &format!("GET {path} HTTP/1.1\r\nhost: x\r\naccept: {accept}\r\nconnection: close\r\n\r\n"),
+        )
+    }
+}
+
+impl Drop for TestAgent {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = self.client().detach(None);
+            let _ = thread.join();
+        }
+    }
+}
+
+fn exchange(stream: &mut (impl std::io::Read + std::io::Write), request: &str) -> (String, String) {
+    stream.write_all(request.as_bytes()).expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
+    (head.to_owned(), body.to_owned())
+}
+
+fn weight(hundredths: u16) -> grayxdp_common::weight::Weight {
+    grayxdp_common::weight::Weight::from_hundredths(hundredths).expect("in range")
+}
+
+#[test]
+fn commands_go_through_the_socket_and_come_back_done() {
+    let agent = TestAgent::start();
+    let client = agent.client();
+    let status = client.status(None).expect("an answer");
+    assert_eq!(status.body.pid, std::process::id());
+    assert_eq!(status.body.services.len(), 2);
+    let web = &status.body.services[0];
+    assert_eq!((web.state.as_str(), web.versions.v1.counters.new_flows, web.measured_share), ("idle", 5, None));
+    assert_eq!(web.versions.v1.backends.len(), 2);
+
+    let done = client.command(Some("web"), client::Command::SetWeight(weight(1250))).expect("done");
+    assert_eq!((done.before.weight, done.after.body.weight), (0.0, 12.5));
+    assert_eq!(done.after.body.kernel_weight, Some(12.5));
+    assert_eq!(crate::cli::status::change(&done.before, &done.after.body), "web: v2 0.00 % → 12.50 % (frozen)\n");
+    assert!(done.after.json.contains(r#""weight":12.5,"kernel_weight":12.5"#), "{}", done.after.json);
+
+    let refused =
+        client.command(Some("web"), client::Command::Verb(super::super::shapes::Verb::Start)).expect_err("refused");
+    assert_eq!(refused.code(), "refused");
+    let unknown = client.command(Some("wob"), client::Command::SetWeight(weight(1))).expect_err("unknown");
+    assert_eq!(unknown.code(), "unknown_service");
+    assert!(client.command(None, client::Command::SetWeight(weight(1))).is_err(), "there are two services");
+    assert_eq!(client.status(Some("dns")).expect("an answer").body.services.len(), 1);
+}
+
+#[test]
+fn what_is_wrong_is_said_in_json() {
+    let agent = TestAgent::start();
+    let set_weight = "/v1/services/web/set-weight";
+    for (path, body, status, code, words) in [
+        (set_weight, "{", "400", "bad_request", "not JSON"),
+        (set_weight, "", "400", "bad_request", "not JSON"),
+        (set_weight, "{}", "400", "bad_request", "missing field `weight`"),
+        (set_weight, r#"{"weight": "ten"}"#, "400", "bad_request", "expected {\\\"weight\\\": 12.5}"),
+        (set_weight, r#"{"weight": 1, "wait": 2}"#, "400", "bad_request", "unknown field `wait`"),
+        (set_weight, r#"{"weight": 100.01}"#, "400", "bad_request", "0 to 100"),
+        (set_weight, r#"{"weight": -1}"#, "400", "bad_request", "0 to 100"),
+        (set_weight, r#"{"weight": 1.234}"#, "400", "bad_request", "two"),
+        ("/v1/services/wob/set-weight", r#"{"weight": 1}"#, "404", "unknown_service", "web, dns"),
+        ("/v1/services/web/freeze", "", "409", "refused", "`start`"),
+        ("/v1/services/web/freeze", "[1]", "400", "bad_request", "no body, or {}"),
+        ("/v1/services/web/dance", "", "404", "not_found", "GET /v1/status"),
+        ("/v1/services/%ff/start", "", "400", "bad_request", "name"),
+        ("/v1/status", "", "405", "bad_request", "GET"),
+        ("/", "", "404", "not_found", "/v1/status"),
+        ("/v1/detach", r#"{"bpffs": "/elsewhere"}"#, "409", "refused", "/sys/fs/bpf/fake"),
+        ("/v1/detach", "{", "400", "bad_request", "not JSON"),
+    ] {
+        let (head, answer) = agent.post(path, body);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {body}: {head}");
+        assert!(head.to_lowercase().contains("content-type: application/json"), "{path} {body}: {head}");
+        assert!(answer.starts_with(&format!(r#"{{"error":{{"code":"{code}","message":""#)), "{path} {body}: {answer}");
+        assert!(answer.contains(words), "{path} {body}: {answer}");
+    }
+    let (head, answer) = agent.post(set_weight, &" ".repeat(5000));
+    assert!(head.starts_with("HTTP/1.1 413 ") && answer.contains("4096"), "{head} {answer}");
+    let (head, answer) = agent.raw("DELETE /v1/detach HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 405 ") && answer.contains("use POST"), "{head} {answer}");
+    let web = &agent.client().status(None).expect("it is still there").body.services[0];
+    assert_eq!((web.state.as_str(), web.weight), ("idle", 0.0), "nothing of it did anything");
+}
+
+#[test]
+fn metrics_pass_promtool_in_the_classic_format() {
+    let agent = TestAgent::start();
+    let (head, page) = agent.scrape("/metrics", "*/*");
+    assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+    for line in [
+        "# HELP grayxdp_new_flows_total New connections (TCP) and conversations (UDP).",
+        "# TYPE grayxdp_new_flows_total counter",
+        r#"grayxdp_new_flows_total{service="web",version="v1",backend="10.0.1.10:8080"} 5"#,
+        r#"grayxdp_packets_total{service="web",version="v2",backend="10.0.2.10:8080",direction="in"} 30"#,
+        r#"grayxdp_release_state{service="web",state="idle"} 1.0"#,
+        r#"grayxdp_release_state{service="web",state="rolled-back"} 0.0"#,
+        r#"grayxdp_kernel_weight_percent{service="dns"} 0.0"#,
+        r#"grayxdp_verdicts_total{action="forward",reason="same_interface"} 1"#,
+        r#"grayxdp_interface_info{interface="eth0",mode="native"} 1.0"#,
+        concat!("grayxdp_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1.0"),
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+    }
+    assert!(!page.contains("# EOF"));
+    // Where Prometheus' tool is missing (`cargo xtask setup` brings it) the lines above must do.
+    let Ok(mut promtool) = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+    else {
+        return;
+    };
+    promtool.stdin.take().expect("a pipe").write_all(page.as_bytes()).expect("written");
+    let checked = promtool.wait_with_output().expect("it ends");
+    assert!(checked.status.success() && checked.stderr.is_empty(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+#[test]
+fn metrics_come_as_openmetrics_for_those_that_ask() {
+    let agent = TestAgent::start();
+    let (head, page) = agent.scrape("/metrics", "application/openmetrics-text; version=1.0.0");
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
+    assert!(page.contains("# TYPE grayxdp_bytes counter\n") && page.ends_with("# EOF\n"), "{page}");
+}
+
+#[test]
+fn the_metrics_port_changes_nothing() {
+    let agent = TestAgent::start();
+    assert!(agent.scrape("/healthz", "*/*").0.starts_with("HTTP/1.1 200 "));
+    for path in ["/v1/status", "/v1/services/web/promote", "/v1/detach"] {
+        assert!(agent.scrape(path, "*/*").0.starts_with("HTTP/1.1 404 "), "{path}");
+    }
+}
+
+#[test]
+fn detach_ends_the_agent_and_its_socket() {
+    let mut agent = TestAgent::start();
+    let client = agent.client();
+    let elsewhere = client.detach(Some(Path::new("/elsewhere"))).expect_err("not its pins");
+    assert_eq!(elsewhere.code(), "refused");
+    assert_eq!(client.detach(Some(Path::new("/sys/fs/bpf/fake"))).expect("detached"), ["eth0"]);
+    agent.thread.take().expect("running").join().expect("it ends");
+    assert!(!agent.socket().exists());
+    assert!(client.status(None).expect_err("it is gone").is_unreachable());
+}
+
+#[tokio::test]
+async fn a_socket_belongs_to_one_agent() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("deeper").join("agent.sock");
+    let first = socket::listen(&path, None).expect("a socket");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().expect("it exists").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(matches!(socket::listen(&path, None), Err(SocketError::AgentRunning { .. })));
+    assert!(path.exists(), "the running agent's socket stays");
+    drop(first);
+    assert!(!path.exists());
+
+    // What an agent leaves that was killed: a socket file that nobody listens on.
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+    let second = socket::listen(&path, Some("root")).expect("the stale socket is replaced");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().expect("it exists").permissions());
+    assert_eq!(mode & 0o777, 0o660);
+    drop(second);
+
+    // Somebody without a lock, who lives.
+    let other = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+    assert!(matches!(socket::listen(&path, None), Err(SocketError::AgentRunning { .. })));
+    drop(other);
+    std::fs::remove_file(&path).expect("removable");
+    std::fs::write(&path, "precious").expect("a file");
+    assert!(matches!(socket::listen(&path, None), Err(SocketError::NoSocket { .. })));
+    assert_eq!(std::fs::read(&path).expect("readable"), b"precious");
+    assert!(matches!(socket::listen(&path, Some("no-such-group-here")), Err(SocketError::UnknownGroup { .. })));
+}

@@ -1,0 +1,215 @@
+//! The JSON bodies of the control API, for the agent that writes them and the CLI that reads them.
+
+use std::net::SocketAddr;
+
+use grayxdp_common::{ids::Version, layout::BackendCounters};
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Of the agent's program.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// How long it has been running.
+    pub uptime_s: f64,
+    /// Where its packet program is attached.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// In the order of the config.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// An interface with the packet program.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// `native` or `generic`.
+    pub mode: String,
+}
+
+/// One service and its release: the answer to every command, too.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// From the config.
+    pub name: String,
+    /// Address that clients connect to.
+    pub vip: std::net::IpAddr,
+    /// Port that clients connect to.
+    pub port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Forwarding mode.
+    pub mode: String,
+    /// What is hashed.
+    pub key: String,
+    /// Where the release stands.
+    pub state: String,
+    /// Why it stands there: a sentence.
+    pub reason: String,
+    /// v2's share that is wanted, in percent.
+    pub weight: f64,
+    /// v2's share that the kernel's map holds, in percent; `null` when the map cannot be read.
+    pub kernel_weight: Option<f64>,
+    /// v2's share of the new flows of the last seconds, in percent; `null` without new flows.
+    pub measured_share: Option<f64>,
+    /// The plan and how far it has come.
+    pub schedule: ScheduleStatus,
+    /// What both versions have handled, by name of the version.
+    pub versions: Versions,
+}
+
+/// The plan of a release.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ScheduleStatus {
+    /// As in the config.
+    pub kind: String,
+    /// Schedule time: stands still while the release does.
+    pub elapsed_s: f64,
+    /// `null` for a schedule without an end.
+    pub duration_s: Option<f64>,
+    /// In percent; `null` when nothing is to come by itself.
+    pub next_weight: Option<f64>,
+    /// `null` when nothing is to come by itself.
+    pub next_in_s: Option<f64>,
+}
+
+/// Both versions.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Versions {
+    /// The running, stable version.
+    pub v1: VersionStatus,
+    /// The canary.
+    pub v2: VersionStatus,
+}
+
+impl Versions {
+    /// Both with their names, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &VersionStatus)> {
+        [(Version::V1.name(), &self.v1), (Version::V2.name(), &self.v2)].into_iter()
+    }
+}
+
+/// What a version has handled, and each of its backends.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VersionStatus {
+    /// Sum over the backends.
+    #[serde(flatten)]
+    pub counters: Counters,
+    /// In the order of the config.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// What a backend has handled.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Its share among the backends of its version.
+    pub weight: u32,
+    /// Its own counters.
+    #[serde(flatten)]
+    pub counters: Counters,
+}
+
+/// The kernel's counters, since the maps were made.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Counters {
+    /// New connections and conversations.
+    pub new_flows: u64,
+    /// From clients.
+    pub packets_in: u64,
+    /// From clients.
+    pub bytes_in: u64,
+    /// To clients.
+    pub packets_out: u64,
+    /// To clients.
+    pub bytes_out: u64,
+    /// TCP packets without the flow that they should have had.
+    pub flow_misses: u64,
+    /// Flows that had no place in the flow map.
+    pub untracked_flows: u64,
+}
+
+impl From<BackendCounters> for Counters {
+    fn from(counters: BackendCounters) -> Self {
+        let BackendCounters { packets_in, bytes_in, packets_out, bytes_out, new_flows, flow_misses, untracked_flows } =
+            counters;
+        Self { new_flows, packets_in, bytes_in, packets_out, bytes_out, flow_misses, untracked_flows }
+    }
+}
+
+/// Body of `POST /v1/services/{name}/set-weight`.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetWeight {
+    /// In percent, with at most two decimals.
+    pub weight: f64,
+}
+
+/// Body of `POST /v1/detach`; may be left out.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Detach {
+    /// Refused unless the agent's pins are there: keeps a command for other pins from ending this agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bpffs: Option<std::path::PathBuf>,
+}
+
+/// Body of the commands that need nothing said.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+/// Body of every answer that is not a success.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong.
+    pub error: ErrorDetail,
+}
+
+/// What is wrong: for programs and for people.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    /// `unknown_service`, `refused`, `bad_request`, `not_found` or `internal`.
+    pub code: String,
+    /// What, where, and what to do.
+    pub message: String,
+}
+
+/// What may be asked of a release, as the last part of the path and as the CLI's command.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Verb {
+    /// Begin.
+    Start,
+    /// Stand still.
+    Freeze,
+    /// Go on.
+    Resume,
+    /// All to v1.
+    Rollback,
+    /// All to v2.
+    Promote,
+}
+
+impl Verb {
+    /// All.
+    pub const ALL: [Self; 5] = [Self::Start, Self::Freeze, Self::Resume, Self::Rollback, Self::Promote];
+
+    /// As in the path.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Freeze => "freeze",
+            Self::Resume => "resume",
+            Self::Rollback => "rollback",
+            Self::Promote => "promote",
+        }
+    }
+}
+
+/// A number with at most three decimals: milliseconds of seconds, thousandths of a percent.
+pub(super) fn rounded(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0
+}

@@ -1,0 +1,224 @@
+//! `grayxdp plan`: schedules as tables and curves.
+
+use std::{fmt::Write as _, path::Path, time::Duration};
+
+use grayxdp_common::weight::Weight;
+use serde_json::{Value, json};
+
+use super::{
+    args::Output,
+    check::load,
+    error::CliError,
+    print::{self, Align},
+};
+use crate::{
+    config::{Config, ServiceConfig},
+    decide::schedule::Schedule,
+    percent::percent,
+};
+
+/// Points of a smooth schedule in JSON, besides its beginning: it has up to 10,000 changes.
+const SMOOTH_POINTS: u32 = 100;
+/// Longer tables are thinned out for people.
+const ROWS_MAX: usize = 41;
+/// Columns and lines of the drawing, without its axes.
+const CURVE_COLUMNS: u32 = 68;
+const CURVE_LINES: u32 = 10;
+
+pub(super) fn execute(path: &Path, only: Option<&str>, output: Output) -> Result<(), CliError> {
+    let config = load(path)?;
+    let services = chosen(&config, only, path)?;
+    match output {
+        Output::Json => {
+            let plans: Vec<Value> = services.into_iter().map(to_json).collect();
+            print::json(&json!({ "services": plans }))
+        }
+        Output::Text => {
+            let plans: Vec<String> = services.into_iter().map(to_text).collect();
+            print::text(&plans.join("\n"))
+        }
+    }
+}
+
+fn chosen<'a>(config: &'a Config, only: Option<&str>, path: &Path) -> Result<Vec<&'a ServiceConfig>, CliError> {
+    let Some(name) = only else {
+        return Ok(config.services.iter().collect());
+    };
+    match config.services.iter().find(|service| service.name == name) {
+        Some(service) => Ok(vec![service]),
+        None => Err(CliError::NoSuchService {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            services: config.services.iter().map(|service| service.name.clone()).collect(),
+        }),
+    }
+}
+
+/// When the weight changes, and to what, the beginning included. A smooth schedule is sampled. Empty for a manual one.
+fn steps(schedule: &Schedule) -> Vec<(Duration, Weight)> {
+    let Some(end) = schedule.duration() else {
+        return Vec::new();
+    };
+    let mut steps = vec![(Duration::ZERO, schedule.first_weight())];
+    if matches!(schedule, Schedule::Smooth { .. }) {
+        steps.extend(
+            (1..=SMOOTH_POINTS).map(|point| end * point / SMOOTH_POINTS).map(|at| (at, schedule.weight_at(at))),
+        );
+    } else {
+        steps.extend(std::iter::successors(schedule.next_change(Duration::ZERO), |(at, _)| schedule.next_change(*at)));
+    }
+    steps
+}
+
+fn to_json(service: &ServiceConfig) -> Value {
+    let schedule = &service.schedule;
+    let step = |(at, weight): (Duration, Weight)| json!({ "at_s": at.as_secs_f64(), "weight": percent(weight) });
+    json!({
+        "service": service.name,
+        "kind": schedule.kind(),
+        "duration_s": schedule.duration().map(|duration| duration.as_secs_f64()),
+        "steps": steps(schedule).into_iter().map(step).collect::<Vec<_>>(),
+    })
+}
+
+fn to_text(service: &ServiceConfig) -> String {
+    let schedule = &service.schedule;
+    let Some(end) = schedule.duration() else {
+        return format!(
+            "{}: manual; the weight moves by `grayxdp set-weight {} PERCENT`\n",
+            service.name, service.name
+        );
+    };
+    let at_end = if schedule.last_weight() == Weight::FULL { "promoted" } else { "paused" };
+    let mut text = format!("{}: {schedule}; {at_end} after {}\n\n", service.name, time(end));
+    draw(&mut text, schedule, end);
+    text.push('\n');
+    let all = steps(schedule);
+    let shown = thinned(&all);
+    let rows: Vec<Vec<String>> = shown.iter().map(|(at, weight)| vec![time(*at), format!("{weight} %")]).collect();
+    text.push_str(&print::table(&[("TIME", Align::Right), ("WEIGHT", Align::Right)], &rows));
+    if shown.len() < all.len() && !matches!(schedule, Schedule::Smooth { .. }) {
+        let _ = writeln!(text, "({} of {} changes; -o json has them all)", shown.len(), all.len());
+    }
+    text
+}
+
+/// Evenly chosen ones of a long table, the first and the last among them.
+fn thinned(steps: &[(Duration, Weight)]) -> Vec<(Duration, Weight)> {
+    const SHOWN: usize = 21;
+    if steps.len() <= ROWS_MAX {
+        return steps.to_vec();
+    }
+    let last = steps.len() - 1;
+    (0..SHOWN).map(|row| steps[row * last / (SHOWN - 1)]).collect()
+}
+
+/// Percent upwards, time to the right; no line is longer than 80 columns.
+fn draw(text: &mut String, schedule: &Schedule, end: Duration) {
+    const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let column = |column: u32| {
+        let weight = schedule.weight_at(end * column / (CURVE_COLUMNS - 1));
+        // Rounded up, so that the smallest weight can be seen.
+        (u32::from(weight.hundredths()) * CURVE_LINES * 8).div_ceil(u32::from(Weight::FULL.hundredths()))
+    };
+    let heights: Vec<u32> = (0..CURVE_COLUMNS).map(column).collect();
+    for line in (0..CURVE_LINES).rev() {
+        let label = match line + 1 {
+            CURVE_LINES => "100 % ┤",
+            HALF => " 50 % ┤",
+            _ => "      │",
+        };
+        let cell = |height: &u32| EIGHTHS[height.saturating_sub(line * 8).min(8) as usize];
+        let cells: String = heights.iter().map(cell).collect();
+        text.push_str(label);
+        text.push_str(cells.trim_end());
+        text.push('\n');
+    }
+    const HALF: u32 = CURVE_LINES / 2;
+    let width = CURVE_COLUMNS as usize;
+    text.push_str(&format!("  0 % └{}\n", "─".repeat(width)));
+    let (middle, last) = (time(end / 2), time(end));
+    let half = width / 2;
+    let (start, rest) = (half / 2, width - half / 2 - half);
+    let _ = writeln!(text, "       {:<start$}{middle:^half$}{last:>rest$}", "0s");
+}
+
+fn time(time: Duration) -> String {
+    humantime::format_duration(Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(schedule: &str) -> ServiceConfig {
+        let text = format!(
+            r#"
+            agent.interfaces = ["eth0"]
+            [[service]]
+            name = "web"
+            vip = "203.0.113.10"
+            port = 80
+            protocol = "tcp"
+            hash_seed = "x"
+            v1.backends = [{{ address = "10.0.1.10:80" }}]
+            v2.backends = [{{ address = "10.0.2.10:80" }}]
+            release.schedule = {schedule}
+            "#
+        );
+        let config = Config::parse("lb.toml", &text).unwrap_or_else(|errors| panic!("{errors}"));
+        config.services.into_iter().next().expect("one")
+    }
+
+    #[test]
+    fn a_plan_is_drawn_like_this() {
+        let found = to_text(&service(r#"{ kind = "step", weights = [1, 10, 30, 50], every = "5m" }"#));
+        assert_eq!(found, "");
+    }
+
+    #[test]
+    fn a_plan_is_json_like_this() {
+        for (schedule, expected) in [
+            (
+                r#"{ kind = "linear", from = 0, to = 25, step = 12.5, every = "500ms" }"#,
+                json!({ "service": "web", "kind": "linear", "duration_s": 1.0, "steps": [
+                    { "at_s": 0.0, "weight": 0.0 }, { "at_s": 0.5, "weight": 12.5 }, { "at_s": 1.0, "weight": 25.0 },
+                ]}),
+            ),
+            (r#"{ kind = "manual" }"#, json!({ "service": "web", "kind": "manual", "duration_s": null, "steps": [] })),
+        ] {
+            assert_eq!(to_json(&service(schedule)), expected);
+        }
+    }
+
+    #[test]
+    fn every_plan_fits_a_terminal_and_ends_where_the_schedule_does() {
+        for schedule in [
+            r#"{ kind = "linear", from = 0, to = 100, step = 0.01, every = "1h 7m 13s 11ms" }"#,
+            r#"{ kind = "linear", from = 0, to = 100, step = 10, every = "30s" }"#,
+            r#"{ kind = "linear", from = 7, to = 7, step = 10, every = "30s" }"#,
+            r#"{ kind = "exponential", from = 0.01, to = 100, factor = 1.01, every = "365d" }"#,
+            r#"{ kind = "exponential", from = 0, to = 99.99, rate = 0.2, every = "1m" }"#,
+            r#"{ kind = "smooth", from = 0, to = 100, over = "10m" }"#,
+            r#"{ kind = "step", weights = [100], every = "1s" }"#,
+            r#"{ kind = "manual" }"#,
+        ] {
+            let service = service(schedule);
+            let text = to_text(&service);
+            let drawn = text.lines().skip(2).map(|line| line.chars().count()).max().unwrap_or(0);
+            assert!(drawn <= 80 && text.lines().count() < 60, "{text}");
+            if let Some(&(at, weight)) = steps(&service.schedule).last() {
+                assert_eq!(
+                    (Some(at), weight),
+                    (service.schedule.duration(), service.schedule.last_weight()),
+                    "{schedule}"
+                );
+                assert!(
+                    text.lines()
+                        .any(|line| line.trim_start().starts_with(&time(at)) && line.ends_with(&format!("{weight} %"))),
+                    "{text}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! Whole files: what they mean, or each of their errors.
+
+use grayxdp_common::weight::Weight;
+
+use super::*;
+use crate::decide::schedule::{Growth, Millionths};
+
+/// The example of the documentation.
+const EXAMPLE: &str = r#"
+[agent]
+interfaces = ["eth0", "eth1"]        # each device that clients' or backends' packets arrive on
+xdp_mode = "auto"                    # auto | native | generic
+bpffs = "/sys/fs/bpf/grayxdp"
+socket = "/run/grayxdp/agent.sock"
+metrics = "127.0.0.1:9465"
+state = "/var/lib/grayxdp/state.db"
+max_flows = 1048576
+
+[[service]]
+name = "web"
+vip = "203.0.113.10"
+port = 80
+protocol = "tcp"                     # tcp | udp
+mode = "nat"
+key = "source-ip"                    # source-ip | connection
+shards = { method = "hash", count = 16 }
+hash_seed = "any text"               # equal on every host of a fleet
+v1 = { backends = [{ address = "10.0.1.10:8080", weight = 1 }] }
+v2 = { backends = [{ address = "10.0.2.10:8080" }] }
+
+[service.release]
+schedule = { kind = "linear", from = 0, to = 100, step = 10, every = "30s" }
+"#;
+
+const LEAST: &str = r#"
+[agent]
+interfaces = ["eth0"]
+[[service]]
+name = "dns"
+vip = "2001:db8::10"
+port = 53
+protocol = "udp"
+hash_seed = "x"
+v1 = { backends = [{ address = "[2001:db8:1::10]:53" }] }
+[service.v2]
+backends = [{ address = "[2001:db8:2::10]:53", weight = 1000 }]
+"#;
+
+fn weight(percent: f64) -> Weight {
+    crate::percent::weight_from_percent(percent).expect("a weight")
+}
+
+fn parse(text: &str) -> Result<Config, ConfigErrors> {
+    Config::parse("lb.toml", text)
+}
+
+/// The example with one piece of it replaced.
+fn with(old: &str, new: &str) -> String {
+    assert!(EXAMPLE.contains(old), "{old}");
+    EXAMPLE.replace(old, new)
+}
+
+const SCHEDULE: &str = r#"{ kind = "linear", from = 0, to = 100, step = 10, every = "30s" }"#;
+
+#[test]
+fn the_example_means_this() {
+    let config = parse(EXAMPLE).expect("valid");
+    let backend =
+        |address: &str| Pool { backends: vec![Backend { address: address.parse().expect("an address"), weight: 1 }] };
+    let service = ServiceConfig {
+        name: "web".to_owned(),
+        vip: "203.0.113.10".parse().expect("an address"),
+        port: 80,
+        protocol: Protocol::Tcp,
+        mode: Mode::Nat,
+        key: Key::SourceIp,
+        shard_count: 16,
+        hash_key: config.services[0].hash_key,
+        udp_idle: Duration::from_secs(60),
+        v1: backend("10.0.1.10:8080"),
+        v2: backend("10.0.2.10:8080"),
+        schedule: Schedule::Linear {
+            from: weight(0.0),
+            to: weight(100.0),
+            step: weight(10.0),
+            every: Duration::from_secs(30),
+        },
+    };
+    let agent = AgentConfig {
+        interfaces: vec!["eth0".to_owned(), "eth1".to_owned()],
+        xdp_mode: XdpMode::Auto,
+        bpffs: "/sys/fs/bpf/grayxdp".into(),
+        socket: "/run/grayxdp/agent.sock".into(),
+        socket_group: None,
+        metrics: "127.0.0.1:9465".parse().expect("an address"),
+        state: "/var/lib/grayxdp/state.db".into(),
+        max_flows: 1_048_576,
+    };
+    assert_eq!(config, Config { agent, services: vec![service] });
+}
+
+#[test]
+fn what_is_left_out_has_the_defaults_of_the_example() {
+    let (least, example) = (parse(LEAST).expect("valid"), parse(EXAMPLE).expect("valid"));
+    assert_eq!(
+        AgentConfig { interfaces: Vec::new(), ..least.agent },
+        AgentConfig { interfaces: Vec::new(), ..example.agent }
+    );
+    let service = &least.services[0];
+    assert_eq!((service.mode, service.key, service.shard_count), (Mode::Nat, Key::SourceIp, 16));
+    assert_eq!((service.udp_idle, &service.schedule), (Duration::from_secs(60), &Schedule::Manual));
+    assert_eq!(service.pool(Version::V1).backends[0].weight, 1);
+    assert_eq!(service.pool(Version::V2).backends[0].weight, 1000);
+}
+
+#[test]
+fn every_kind_of_schedule_is_read() {
+    let (from, to, every) = (weight(1.0), weight(100.0), Duration::from_secs(60));
+    let exponential = |growth| Schedule::Exponential { from, to, growth, every };
+    for (text, expected) in [
+        (
+            r#"{ kind = "step", weights = [0.01, 12.5, 100], every = "5m" }"#,
+            Schedule::Step { weights: [0.01, 12.5, 100.0].map(weight).to_vec(), every: Duration::from_secs(300) },
+        ),
+        (
+            r#"{ kind = "exponential", from = 1, to = 100, factor = 2, every = "1m" }"#,
+            exponential(Growth::Factor(Millionths(2_000_000))),
+        ),
+        (
+            r#"{ kind = "exponential", from = 1.0, to = 100, factor = 1.5, every = "60s" }"#,
+            exponential(Growth::Factor(Millionths(1_500_000))),
+        ),
+        (
+            r#"{ kind = "exponential", from = 1, to = 100, rate = 0.2, every = "60000ms" }"#,
+            exponential(Growth::Rate(Millionths(200_000))),
+        ),
+        (
+            r#"{ kind = "smooth", from = 0, to = 50.25, over = "10m" }"#,
+            Schedule::Smooth { from: weight(0.0), to: weight(50.25), over: Duration::from_secs(600) },
+        ),
+        (r#"{ kind = "manual" }"#, Schedule::Manual),
+    ] {
+        let config = parse(&with(SCHEDULE, text)).unwrap_or_else(|errors| panic!("{text}: {errors}"));
+        assert_eq!(config.services[0].schedule, expected, "{text}");
+    }
+}
+
+#[test]
+fn a_schedule_may_be_a_table_of_its_own() {
+    let text = with(
+        &format!("schedule = {SCHEDULE}"),
+        "[service.release.schedule]\nkind = \"step\"\nweights = [\n  1,\n  100,\n]\nevery = \"500ms\"\n",
+    );
+    assert_eq!(parse(&text).expect("valid").services[0].schedule.kind(), "step");
+}
+
+/// What is replaced in the example by what; then line and column of the only error, and parts of its text.
+type Case = (&'static str, &'static str, (usize, usize), &'static [&'static str]);
+
+const AGENT_CASES: &[Case] = &[
+    (
+        "max_flows = 1048576",
+        "max_flow = 1048576",
+        (9, 1),
+        &["unknown key `max_flow`", "[agent]", "did you mean `max_flows`?"],
+    ),
+    ("max_flows = 1048576", "zebra = 1", (9, 1), &["unknown key `zebra`", "remove it", "`max_flows`"]),
+    ("max_flows = 1048576", "max_flows = 1000", (9, 13), &["a whole number from 1024 to 16777216", "found `1000`"]),
+    ("max_flows = 1048576", "max_flows = \"many\"", (9, 13), &["a whole number", "found `\"many\"`"]),
+    (
+        "interfaces = [\"eth0\", \"eth1\"]",
+        "",
+        (2, 1),
+        &["`interfaces` is missing in [agent]", "add `interfaces = [\"eth0\"]`"],
+    ),
+    ("[\"eth0\", \"eth1\"]", "[]", (3, 14), &["a list of at least one interface", "found `[]`"]),
+    ("[\"eth0\", \"eth1\"]", "\"eth0\"", (3, 14), &["a list of at least one interface", "found `\"eth0\"`"]),
+    ("[\"eth0\", \"eth1\"]", "[\"eth0\", \"eth0\"]", (3, 23), &["interface `eth0` is listed twice"]),
+    ("[\"eth0\", \"eth1\"]", "[\"eth0\", \"a/b\"]", (3, 23), &["interface 2 in `interfaces`", "`ip link`"]),
+    ("[\"eth0\", \"eth1\"]", "[\"sixteen-letters-\"]", (3, 15), &["the name of a network interface"]),
+    ("\"auto\"", "\"natve\"", (4, 12), &["one of `auto`, `native`, `generic`", "did you mean \"native\"?"]),
+    ("\"/sys/fs/bpf/grayxdp\"", "\"bpf\"", (5, 9), &["an absolute path", "found `\"bpf\"`"]),
+    ("\"127.0.0.1:9465\"", "\":9465\"", (7, 11), &["an IP address and a port"]),
+    ("\"127.0.0.1:9465\"", "9465", (7, 11), &["an IP address and a port", "found `9465`"]),
+    ("[agent]", "[agnt]", (1, 1), &["`agent` is missing in the file"]),
+];
+
+const SERVICE_CASES: &[Case] = &[
+    ("name = \"web\"", "", (11, 1), &["`name` is missing in this service", "add `name = \"web\"`"]),
+    ("name = \"web\"", "name = \"Web\"", (12, 8), &["lower-case letters", "found `\"Web\"`"]),
+    ("\"203.0.113.10\"", "\"203.0.113\"", (13, 7), &["`vip` of service `web`: expected an IP address"]),
+    ("\"203.0.113.10\"", "\"127.0.0.1\"", (13, 7), &["unicast address", "loopback"]),
+    ("\"203.0.113.10\"", "\"224.0.0.1\"", (13, 7), &["multicast"]),
+    ("port = 80\n", "port = 0\n", (14, 8), &["a port from 1 to 65535", "found `0`"]),
+    ("port = 80\n", "port = 80000\n", (14, 8), &["a port from 1 to 65535"]),
+    ("port = 80\n", "port = -1\n", (14, 8), &["a port from 1 to 65535"]),
+    ("protocol = \"tcp\"", "protocol = \"sctp\"", (15, 12), &["one of `tcp`, `udp`", "found `\"sctp\"`"]),
+    ("mode = \"nat\"", "mode = \"dsr\"", (16, 8), &["expected `nat`, found `\"dsr\"`"]),
+    ("key = \"source-ip\"", "key = \"source_ip\"", (17, 7), &["did you mean \"source-ip\"?"]),
+    ("count = 16", "count = 0", (18, 37), &["a whole number from 1 to 4096"]),
+    ("count = 16", "number = 16", (18, 29), &["unknown key `number` in `shards` of service `web`"]),
+    ("method = \"hash\"", "method = \"range\"", (18, 21), &["expected `hash`"]),
+    ("hash_seed = \"any text\"", "", (11, 1), &["`hash_seed` is missing in service `web`"]),
+    ("hash_seed = \"any text\"", "hash_seed = \"\"", (19, 13), &["a text"]),
+    ("key = \"source-ip\"", "udp_idle = \"30s\"", (17, 12), &["`udp_idle` of service `web` means nothing"]),
+    ("v2 = { backends = [{ address = \"10.0.2.10:8080\" }] }", "", (11, 1), &["`v2` is missing", "add `v2 = {"]),
+    ("[{ address = \"10.0.2.10:8080\" }]", "[]", (21, 19), &["a list of at least one backend"]),
+    ("{ address = \"10.0.2.10:8080\" }", "\"10.0.2.10:8080\"", (21, 20), &["backend 1 in", "expected a table"]),
+    (
+        "{ address = \"10.0.2.10:8080\" }",
+        "{ adress = \"10.0.2.10:8080\", address = \"10.0.2.10:8080\" }",
+        (21, 22),
+        &["did you mean `address`?"],
+    ),
+    ("\"10.0.2.10:8080\"", "\"10.0.2.10\"", (21, 32), &["an IP address and a port"]),
+    ("\"10.0.2.10:8080\"", "\"10.0.2.10:0\"", (21, 32), &["a port from 1 to 65535"]),
+    ("\"10.0.2.10:8080\"", "\"[2001:db8::1]:80\"", (21, 32), &["IPv6", "the VIP of service `web` is IPv4"]),
+    ("\"10.0.2.10:8080\"", "\"10.0.1.10:8080\"", (21, 32), &["in v2 of service `web` and in v1 of service `web`"]),
+    ("\"10.0.2.10:8080\"", "\"203.0.113.10:80\"", (21, 32), &["is where clients meet service `web`"]),
+    ("weight = 1 }", "weight = 0 }", (20, 59), &["a whole number from 1 to 1000"]),
+    ("weight = 1 }", "weight = 1001 }", (20, 59), &["a whole number from 1 to 1000"]),
+    ("[service.release]", "[service.relase]", (23, 10), &["did you mean `release`?"]),
+    ("[[service]]", "[[services]]", (11, 3), &["unknown key `services` in the file", "did you mean `service`?"]),
+];
+
+const SCHEDULE_CASES: &[Case] = &[
+    (SCHEDULE, "\"linear\"", (24, 12), &["`schedule` of", "expected a table", "found `\"linear\"`"]),
+    (
+        "kind = \"linear\", ",
+        "",
+        (24, 12),
+        &["`kind` is missing", "`linear`, `step`, `exponential`, `smooth`, `manual`"],
+    ),
+    ("\"linear\"", "\"liner\"", (24, 21), &["did you mean \"linear\"?"]),
+    ("\"linear\"", "\"manual\"", (24, 31), &["unknown key `from`"]),
+    ("to = 100", "to = 100.01", (24, 46), &["a percent from 0 to 100 with at most two decimals", "found `100.01`"]),
+    ("to = 100", "to = 12.345", (24, 46), &["at most two decimals", "found `12.345`", "round it"]),
+    ("to = 100", "to = \"100%\"", (24, 46), &["a percent", "no quotes"]),
+    ("from = 0", "from = -1", (24, 38), &["a percent from 0 to 100"]),
+    ("from = 0, to = 100", "from = 60, to = 50", (24, 38), &["`from` (60.00 %) is above `to` (50.00 %)"]),
+    ("step = 10", "step = 0", (24, 58), &["expected more than 0", "manual"]),
+    ("step = 10, ", "", (24, 12), &["`step` is missing", "add `step = 10`"]),
+    ("every = \"30s\"", "every = 30", (24, 70), &["a duration", "found `30`", "add a unit, in quotes: \"30s\""]),
+    ("every = \"30s\"", "every = \"30 parsecs\"", (24, 70), &["a duration", "\"500ms\""]),
+    ("every = \"30s\"", "every = \"1ms\"", (24, 70), &["from 10ms to 365days"]),
+    (
+        SCHEDULE,
+        r#"{ kind = "step", weights = [1, 30, 30], every = "5m" }"#,
+        (24, 47),
+        &["more than the 30.00 % before it"],
+    ),
+    (SCHEDULE, r#"{ kind = "step", weights = [], every = "5m" }"#, (24, 39), &["a list of at least one weight"]),
+    (
+        SCHEDULE,
+        r#"{ kind = "smooth", from = 0, to = 9, every = "5m", over = "1m" }"#,
+        (24, 49),
+        &["unknown key `every`", "`over`"],
+    ),
+    (
+        SCHEDULE,
+        r#"{ kind = "exponential", from = 0, to = 9, factor = 2, every = "5m" }"#,
+        (24, 43),
+        &["more than 0", "factor"],
+    ),
+    (
+        SCHEDULE,
+        r#"{ kind = "exponential", from = 1, to = 9, every = "5m" }"#,
+        (24, 12),
+        &["either `factor` or `rate`", "has neither"],
+    ),
+    (
+        SCHEDULE,
+        r#"{ kind = "exponential", from = 1, to = 9, factor = 2, rate = 0.1, every = "5m" }"#,
+        (24, 12),
+        &["has both"],
+    ),
+    (
+        SCHEDULE,
+        r#"{ kind = "exponential", from = 1, to = 9, factor = 1, every = "5m" }"#,
+        (24, 63),
+        &["a factor from 1.01"],
+    ),
+    (
+        SCHEDULE,
+        r#"{ kind = "exponential", from = 1, to = 9, rate = 20, every = "5m" }"#,
+        (24, 61),
+        &["a fraction from 0.01 to 1"],
+    ),
+];
+
+#[test]
+fn each_error_has_a_place_and_says_what_to_do() {
+    let mut wrong = Vec::new();
+    for (old, new, place, parts) in AGENT_CASES.iter().chain(SERVICE_CASES).chain(SCHEDULE_CASES) {
+        let errors = parse(&with(old, new)).expect_err(new);
+        let at_place = errors.errors().iter().find(|error| (error.line, error.column) == *place);
+        let whole = at_place.map(|error| format!("{}; {}", error.message, error.help)).unwrap_or_default();
+        // A misspelt key is both unknown and missing, and each kind of schedule has keys of its own.
+        let several = new.contains("[agnt]") || new.contains("[[services]]") || new.contains("manual");
+        if !parts.iter().all(|part| whole.contains(part)) || (errors.errors().len() != 1 && !several) {
+            wrong.push(format!("{new}: wanted {place:?} {parts:?}, found\n{errors}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn all_errors_are_reported_at_once_in_the_order_of_the_text() {
+    let text = r#"
+[agent]
+interfaces = ["eth0"]
+xdp_mode = "fast"
+max_flows = 1
+
+[[service]]
+name = "web"
+vip = "203.0.113.10"
+port = 80
+protocol = "tcp"
+hash_seed = "x"
+v1 = { backends = [{ address = "10.0.1.10:8080" }, { address = "10.0.1.10:8080" }] }
+v2 = { backends = [{ address = "10.0.2.10" }] }
+
+[[service]]
+name = "web"
+vip = "203.0.113.10"
+port = 80
+protocol = "tcp"
+hash_seed = "x"
+colour = "blue"
+v1 = { backends = [{ address = "10.0.3.10:8080" }] }
+v2 = { backends = [{ address = "10.0.1.10:8080" }] }
+"#;
+    let errors = parse(text).expect_err("many errors");
+    let lines: Vec<usize> = errors.errors().iter().map(|error| error.line).collect();
+    assert_eq!(lines, [4, 5, 13, 14, 17, 18, 22, 24], "{errors}");
+    assert!(errors.to_string().starts_with("lb.toml:4:12: `xdp_mode` of [agent]: expected one of"), "{errors}");
+    assert_eq!(errors.to_string().lines().count(), lines.len(), "{errors}");
+}
+
+#[test]
+fn the_same_port_may_serve_both_protocols() {
+    let service = |name: &str, protocol: &str| {
+        EXAMPLE[EXAMPLE.find("[[service]]").expect("there")..]
+            .replace("\"web\"", &format!("\"{name}\""))
+            .replace("\"tcp\"", &format!("\"{protocol}\""))
+    };
+    let agent = "[agent]\ninterfaces = [\"eth0\"]\n";
+    let text = format!("{agent}{}{}", service("dns", "udp"), service("dns-tcp", "tcp"));
+    assert_eq!(parse(&text).expect("valid").services.len(), 2);
+}
+
+#[test]
+fn what_is_not_toml_is_said_to_be_so() {
+    for (text, line) in
+        [("[agent\n", 1), ("[agent]\ninterfaces = [\"eth0\"\n", 2), ("[agent]\n[agent]\n", 2), ("a = 1 2", 1)]
+    {
+        let errors = parse(text).expect_err(text);
+        let first = &errors.errors()[0];
+        assert!(first.message.contains("not valid TOML"), "{errors}");
+        assert!(first.line >= line, "{errors}");
+    }
+    assert!(parse("").expect_err("empty").errors()[0].message.contains("`agent` is missing"));
+}
+
+#[test]
+fn the_report_shows_file_and_line() {
+    let errors = parse(&with("port = 80", "port = 0")).expect_err("a bad port");
+    let mut report = String::new();
+    let theme = miette::GraphicalTheme::unicode_nocolor();
+    miette::GraphicalReportHandler::new_themed(theme)
+        .render_report(&mut report, &errors.errors()[0])
+        .expect("a String takes all");
+    for part in ["lb.toml:14:8", "port = 0", "expected a port", "help: "] {
+        assert!(report.contains(part), "{report}");
+    }
+}
+
+#[test]
+fn the_key_of_a_service_depends_on_name_and_seed() {
+    let key = |text: &str| parse(text).expect("valid").services[0].hash_key;
+    let base = key(EXAMPLE);
+    assert_ne!(base, key(&with("\"any text\"", "\"other text\"")));
+    assert_ne!(base, key(&with("\"web\"", "\"shop\"")));
+    assert_eq!(base, key(&with("port = 80", "port = 81")));
+}

@@ -1,0 +1,244 @@
+//! What single values may be.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
+
+use grayxdp_common::weight::Weight;
+use toml::de::DeValue;
+
+use super::section::{list, nearest};
+use crate::{
+    decide::schedule::Millionths,
+    percent::{PercentError, weight_from_percent},
+};
+
+/// What is wrong with a value: what was expected, and what to do. What was found is quoted from the text.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    pub(super) expected: String,
+    pub(super) help: String,
+}
+
+impl Wrong {
+    pub(super) fn new(expected: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { expected: expected.into(), help: help.into() }
+    }
+}
+
+/// The longest period of a schedule.
+const PERIOD_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The shortest period of a schedule: the agent does not move weights more often.
+const PERIOD_MIN: Duration = Duration::from_millis(10);
+/// The longest name of an interface (`IFNAMSIZ` less the closing zero).
+const INTERFACE_BYTES_MAX: usize = 15;
+
+pub(super) fn text(value: &DeValue<'_>) -> Result<String, Wrong> {
+    match value.as_str() {
+        Some(text) if !text.is_empty() => Ok(text.to_owned()),
+        _ => Err(Wrong::new("a text", "write some text in quotes")),
+    }
+}
+
+pub(super) fn integer(value: &DeValue<'_>, range: RangeInclusive<u32>) -> Result<u32, Wrong> {
+    let number = value.as_integer().and_then(|number| u32::from_str_radix(number.as_str(), number.radix()).ok());
+    number.filter(|number| range.contains(number)).ok_or_else(|| {
+        let (least, most) = (range.start(), range.end());
+        Wrong::new(
+            format!("a whole number from {least} to {most}"),
+            format!("write a number such as {least}, no quotes"),
+        )
+    })
+}
+
+pub(super) fn port(value: &DeValue<'_>) -> Result<u16, Wrong> {
+    let port = integer(value, 1..=u32::from(u16::MAX)).ok().and_then(|port| u16::try_from(port).ok());
+    port.ok_or_else(|| Wrong::new("a port from 1 to 65535", "write a number such as 80, no quotes"))
+}
+
+/// One of some words.
+pub(super) fn choice<T: Copy>(value: &DeValue<'_>, choices: &[(&'static str, T)]) -> Result<T, Wrong> {
+    let found = value.as_str().unwrap_or_default();
+    if let Some((_, choice)) = choices.iter().find(|(word, _)| *word == found) {
+        return Ok(*choice);
+    }
+    let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+    let (expected, example) = match words.as_slice() {
+        [only] => (format!("`{only}`"), *only),
+        _ => (format!("one of {}", list(&words)), words.first().copied().unwrap_or_default()),
+    };
+    let help = match nearest(found, &words) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("write \"{example}\", for one"),
+    };
+    Err(Wrong::new(expected, help))
+}
+
+/// A weight in percent.
+pub(super) fn percent(value: &DeValue<'_>) -> Result<Weight, Wrong> {
+    let expected = "a percent from 0 to 100 with at most two decimals";
+    let number = number(value).ok_or_else(|| Wrong::new(expected, "write a number such as 12.5, no quotes"))?;
+    weight_from_percent(number).map_err(|error| {
+        let help = match error {
+            PercentError::TooFine(_) => format!("round it: {number:.2}, for one"),
+            PercentError::OutOfRange(_) | PercentError::NotANumber => "write a number such as 12.5".to_owned(),
+        };
+        Wrong::new(expected, help)
+    })
+}
+
+/// What an exponential schedule multiplies by.
+pub(super) fn factor(value: &DeValue<'_>) -> Result<Millionths, Wrong> {
+    millionths(value, 1.01..=1000.0)
+        .ok_or_else(|| Wrong::new("a factor from 1.01 to 1000", "write 2 to double the weight each period"))
+}
+
+/// The part of the rest that an exponential schedule closes.
+pub(super) fn rate(value: &DeValue<'_>) -> Result<Millionths, Wrong> {
+    millionths(value, 0.01..=1.0).ok_or_else(|| {
+        Wrong::new("a fraction from 0.01 to 1", "write 0.2 to close a fifth of the gap to `to` each period")
+    })
+}
+
+fn millionths(value: &DeValue<'_>, range: RangeInclusive<f64>) -> Option<Millionths> {
+    let number = number(value).filter(|number| range.contains(number))?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "positive and at most 10⁹ by the range"
+    )]
+    let millionths = (number * f64::from(Millionths::ONE.0)).round() as u32;
+    Some(Millionths(millionths))
+}
+
+fn number(value: &DeValue<'_>) -> Option<f64> {
+    match value {
+        DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().parse().ok(),
+        DeValue::Float(float) => float.as_str().parse().ok(),
+        _ => None,
+    }
+}
+
+/// The length of a schedule's period, or of all of a smooth one.
+pub(super) fn period(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+    let period = duration(value)?;
+    if (PERIOD_MIN..=PERIOD_MAX).contains(&period) {
+        return Ok(period);
+    }
+    Err(Wrong::new("a duration from 10ms to 365days", "write a duration such as \"30s\" or \"5m\""))
+}
+
+/// How long a UDP conversation may be idle.
+pub(super) fn udp_idle(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+    let idle = duration(value)?;
+    let day = Duration::from_secs(24 * 3600);
+    if idle.subsec_nanos() == 0 && (Duration::from_secs(1)..=day).contains(&idle) {
+        return Ok(idle);
+    }
+    Err(Wrong::new("a duration in whole seconds from 1s to 1day", "write a duration such as \"60s\""))
+}
+
+fn duration(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+    let duration = value.as_str().and_then(|text| humantime::parse_duration(text).ok());
+    duration.ok_or_else(|| {
+        let help = match value {
+            DeValue::Integer(number) => format!("add a unit, in quotes: \"{number}s\""),
+            _ => "write a number and a unit in quotes: \"500ms\", \"30s\", \"5m\", \"1h 30m\"".to_owned(),
+        };
+        Wrong::new("a duration", help)
+    })
+}
+
+/// An address that packets can be routed to.
+pub(super) fn address(value: &DeValue<'_>) -> Result<IpAddr, Wrong> {
+    let address = value.as_str().and_then(|text| text.parse().ok());
+    let address = address
+        .ok_or_else(|| Wrong::new("an IP address", "write an address such as \"203.0.113.10\" or \"2001:db8::10\""))?;
+    routable(address)?;
+    Ok(address)
+}
+
+/// Address and port of a backend.
+pub(super) fn socket_address(value: &DeValue<'_>) -> Result<SocketAddr, Wrong> {
+    let address = any_socket_address(value)?;
+    routable(address.ip())?;
+    if address.port() == 0 {
+        return Err(Wrong::new("a port from 1 to 65535", "write the port that the backend listens on"));
+    }
+    if matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0) {
+        return Err(Wrong::new("an address without a scope", "give the backend a global or unique local address"));
+    }
+    Ok(address)
+}
+
+/// Address and port to listen on.
+pub(super) fn any_socket_address(value: &DeValue<'_>) -> Result<SocketAddr, Wrong> {
+    value.as_str().and_then(|text| text.parse().ok()).ok_or_else(|| {
+        Wrong::new("an IP address and a port", "write them as \"10.0.1.10:8080\" or \"[2001:db8::10]:8080\"")
+    })
+}
+
+fn routable(address: IpAddr) -> Result<(), Wrong> {
+    let unfit = match address {
+        IpAddr::V4(v4) => (v4.is_broadcast() || v4.is_link_local()).then_some("broadcast or link-local"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("IPv4-mapped"),
+        IpAddr::V6(v6) => v6.is_unicast_link_local().then_some("link-local"),
+    };
+    let unfit = unfit
+        .or(address.is_unspecified().then_some("unspecified"))
+        .or(address.is_multicast().then_some("multicast"))
+        .or(address.is_loopback().then_some("loopback"));
+    match unfit {
+        None => Ok(()),
+        Some(unfit) => Err(Wrong::new(
+            "a unicast address that packets can be routed to",
+            format!("this one is {unfit}; write the address of a machine's interface, or one that routes lead to"),
+        )),
+    }
+}
+
+/// The path of a file or directory.
+pub(super) fn path(value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
+    let path = value.as_str().map(PathBuf::from).filter(|path| path.is_absolute());
+    path.ok_or_else(|| Wrong::new("an absolute path", "write the path from `/` on, in quotes"))
+}
+
+/// The path of a Unix socket.
+pub(super) fn socket_path(value: &DeValue<'_>) -> Result<PathBuf, Wrong> {
+    /// `sun_path` less the closing zero.
+    const BYTES_MAX: usize = 107;
+    let path = path(value)?;
+    if path.as_os_str().len() > BYTES_MAX {
+        return Err(Wrong::new(format!("a path of at most {BYTES_MAX} bytes"), "choose a shorter path for the socket"));
+    }
+    Ok(path)
+}
+
+/// The name of a network interface.
+pub(super) fn interface(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let fits = |name: &&str| {
+        let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+        (1..=INTERFACE_BYTES_MAX).contains(&name.len()) && !name.contains(bad) && *name != "." && *name != ".."
+    };
+    let name = value.as_str().filter(fits);
+    name.map(str::to_owned).ok_or_else(|| {
+        Wrong::new("the name of a network interface", "write a name that `ip link` shows, such as \"eth0\"")
+    })
+}
+
+/// The name of a service.
+pub(super) fn service_name(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let fits = |name: &&str| {
+        let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        (1..=63).contains(&name.len()) && name.bytes().all(good)
+    };
+    value.as_str().filter(fits).map(str::to_owned).ok_or_else(|| {
+        Wrong::new(
+            "a name of 1 to 63 lower-case letters, digits and hyphens",
+            "write a short name such as \"web\" or \"dns-2\"",
+        )
+    })
+}

@@ -1,0 +1,184 @@
+//! The folder on the BPF file system: where it is, who holds it, what lies in it.
+//!
+//! Pins must outlive the agent. An agent started inside a mount namespace of its own (`ip netns exec` makes one, and
+//! hides the BPF file system) would take a file system mounted there down with it; the folder is then looked for, and
+//! mounted, in the mount namespace of process 1.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use rustix::fs::{FlockOperation, flock, statfs};
+
+use super::KernelError;
+
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const DEFAULT_MOUNT_POINT: &str = "/sys/fs/bpf";
+const LINK_PREFIX: &str = "link";
+
+/// How the program runs on an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AttachedMode {
+    /// In the driver.
+    Native,
+    /// After the kernel has made a socket buffer: slower, for drivers that cannot.
+    Generic,
+}
+
+impl AttachedMode {
+    /// Lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// A link that is pinned.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct LinkPin {
+    pub(super) interface: String,
+    pub(super) mode: AttachedMode,
+    pub(super) path: PathBuf,
+}
+
+/// The folder of the pins, locked for this process.
+#[derive(Debug)]
+pub(super) struct Pins {
+    folder: PathBuf,
+    /// Held until the agent ends, however it ends.
+    _lock: File,
+}
+
+impl Pins {
+    /// Makes the folder where it is missing, and locks it.
+    pub(super) fn claim(configured: &Path) -> Result<Self, KernelError> {
+        let folder = locate(configured)?;
+        match fs::create_dir(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(KernelError::io("create", configured)(error));
+            }
+            _ => {}
+        }
+        Self::lock(configured, folder)
+    }
+
+    /// Locks the folder where it exists.
+    pub(super) fn claim_existing(configured: &Path) -> Result<Option<Self>, KernelError> {
+        let folder = reachable(configured);
+        if !folder.is_dir() {
+            return Ok(None);
+        }
+        Self::lock(configured, folder).map(Some)
+    }
+
+    fn lock(configured: &Path, folder: PathBuf) -> Result<Self, KernelError> {
+        let lock = File::open(&folder).map_err(KernelError::io("open", configured))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { folder, _lock: lock }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(KernelError::AgentRunning { path: configured.to_owned() }),
+            Err(errno) => Err(KernelError::io("lock", configured)(errno.into())),
+        }
+    }
+
+    /// Where a map is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Where the link of an interface is pinned. The mode is part of the name: the kernel does not tell it of a link.
+    pub(super) fn link(&self, interface: &str, mode: AttachedMode) -> PathBuf {
+        self.folder.join(format!("{LINK_PREFIX}-{}-{interface}", mode.name()))
+    }
+
+    /// All pinned links.
+    pub(super) fn links(&self) -> Result<Vec<LinkPin>, KernelError> {
+        let mut links = Vec::new();
+        for path in self.files()? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            for mode in [AttachedMode::Native, AttachedMode::Generic] {
+                if let Some(interface) = name.strip_prefix(&format!("{LINK_PREFIX}-{}-", mode.name())) {
+                    links.push(LinkPin { interface: interface.to_owned(), mode, path: path.clone() });
+                }
+            }
+        }
+        links.sort_by(|a, b| a.interface.cmp(&b.interface));
+        Ok(links)
+    }
+
+    /// Removes every pin, links first: nothing runs on maps that are half gone.
+    pub(super) fn remove_all(self) -> Result<(), KernelError> {
+        let is_link =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK_PREFIX));
+        let (links, others): (Vec<_>, Vec<_>) = self.files()?.into_iter().partition(is_link);
+        for path in links.into_iter().chain(others) {
+            fs::remove_file(&path).map_err(KernelError::io("remove", &path))?;
+        }
+        fs::remove_dir(&self.folder).map_err(KernelError::io("remove", &self.folder))
+    }
+
+    /// Removes the pins of maps, where none of them is in use yet.
+    pub(super) fn remove_maps(&self) -> Result<(), KernelError> {
+        for path in self.files()? {
+            fs::remove_file(&path).map_err(KernelError::io("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, KernelError> {
+        let entries = fs::read_dir(&self.folder).map_err(KernelError::io("read", &self.folder))?;
+        entries.map(|entry| entry.map(|entry| entry.path()).map_err(KernelError::io("read", &self.folder))).collect()
+    }
+}
+
+/// The folder as this process reaches it, on a BPF file system that outlives it.
+fn locate(configured: &Path) -> Result<PathBuf, KernelError> {
+    let folder = reachable(configured);
+    if is_on_bpffs(&folder) {
+        return Ok(folder);
+    }
+    if configured.starts_with(DEFAULT_MOUNT_POINT) && mount_bpffs().is_ok() {
+        let folder = reachable(configured);
+        if is_on_bpffs(&folder) {
+            tracing::info!(mount_point = DEFAULT_MOUNT_POINT, "bpffs_mounted");
+            return Ok(folder);
+        }
+    }
+    let mount_point =
+        if configured.starts_with(DEFAULT_MOUNT_POINT) { Path::new(DEFAULT_MOUNT_POINT) } else { configured };
+    Err(KernelError::NotBpffs { path: configured.to_owned(), mount_point: mount_point.to_owned() })
+}
+
+/// The path itself, or the same path in the mount namespace of process 1.
+fn reachable(configured: &Path) -> PathBuf {
+    if is_on_bpffs(configured) || !in_own_mount_namespace() {
+        return configured.to_owned();
+    }
+    let Ok(relative) = configured.strip_prefix("/") else { return configured.to_owned() };
+    Path::new("/proc/1/root").join(relative)
+}
+
+fn in_own_mount_namespace() -> bool {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
+    matches!((namespace("self"), namespace("1")), (Some(own), Some(first)) if own != first)
+}
+
+fn is_on_bpffs(folder: &Path) -> bool {
+    let existing = if folder.exists() { Some(folder) } else { folder.parent() };
+    existing.and_then(|path| statfs(path).ok()).is_some_and(|stat| stat.f_type == BPF_FS_MAGIC)
+}
+
+fn mount_bpffs() -> io::Result<()> {
+    if in_own_mount_namespace() {
+        let nsenter = ["--mount=/proc/1/ns/mnt", "mount", "-t", "bpf", "bpf", DEFAULT_MOUNT_POINT];
+        let output = Command::new("nsenter").args(nsenter).output()?;
+        return if output.status.success() { Ok(()) } else { Err(io::Error::other("nsenter failed")) };
+    }
+    let flags =
+        rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV | rustix::mount::MountFlags::NOEXEC;
+    rustix::mount::mount("bpf", DEFAULT_MOUNT_POINT, "bpf", flags, c"mode=0700").map_err(Into::into)
+}

@@ -1,0 +1,37 @@
+-- Where each release stands: one row a service, written at each change and at least once a second while it progresses.
+CREATE TABLE IF NOT EXISTS releases (
+    service TEXT NOT NULL PRIMARY KEY,
+    state TEXT NOT NULL,
+    schedule_time_ms INTEGER NOT NULL CHECK (schedule_time_ms >= 0),
+    weight_hundredths INTEGER NOT NULL CHECK (weight_hundredths BETWEEN 0 AND 10000),
+    schedule TEXT NOT NULL,
+    -- Addresses of v2's backends, separated by spaces.
+    canary TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    updated_ms INTEGER NOT NULL
+) STRICT;
+
+-- What has happened: one row for each command and each change of a weight or a state.
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER NOT NULL PRIMARY KEY,
+    at_ms INTEGER NOT NULL,
+    service TEXT NOT NULL,
+    event TEXT NOT NULL,
+    from_hundredths INTEGER NOT NULL,
+    to_hundredths INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    actor TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX IF NOT EXISTS events_by_service ON events (service, id);
+
+CREATE TRIGGER IF NOT EXISTS events_are_not_changed BEFORE UPDATE ON events
+BEGIN
+    SELECT RAISE(ABORT, 'history is append-only');
+END;
+
+CREATE TRIGGER IF NOT EXISTS events_are_not_deleted BEFORE DELETE ON events
+BEGIN
+    SELECT RAISE(ABORT, 'history is append-only');
+END;

@@ -1,0 +1,134 @@
+use std::fs;
+
+use super::*;
+
+fn weight(hundredths: u16) -> Weight {
+    Weight::from_hundredths(hundredths).expect("in range")
+}
+
+fn entry(service: &str, hundredths: u16, event: Option<&str>) -> Entry {
+    Entry {
+        service: service.to_owned(),
+        stored: StoredRelease {
+            release: Release {
+                state: State::Progressing,
+                schedule_time: Duration::from_millis(1234),
+                weight: weight(hundredths),
+                reason: "follows the schedule".to_owned(),
+            },
+            schedule: "linear".to_owned(),
+            canary: ["10.0.2.10:8080", "[2001:db8::1]:53"].map(|text| text.parse().expect("an address")).into(),
+        },
+        at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+        event: event.map(|event| HistoryEvent {
+            event: event.to_owned(),
+            from: Weight::ZERO,
+            to: weight(hundredths),
+            state: "progressing".to_owned(),
+            reason: "follows the schedule".to_owned(),
+            actor: "schedule".to_owned(),
+        }),
+    }
+}
+
+#[test]
+fn what_is_written_is_found_after_a_restart() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("deeper").join("state.db");
+    let (first, second) = (entry("web", 1000, Some("start")), entry("web", 2000, Some("weight_changed")));
+    {
+        let mut store = Store::open(&path).expect("a new store");
+        assert_eq!(store.release("web").expect("readable"), None);
+        store.append(&[first.clone(), second.clone()]).expect("writable");
+        store.append(&[entry("web", 2000, None), entry("dns", 1, None)]).expect("writable");
+    }
+    let store = Store::open(&path).expect("the same store");
+    assert_eq!(store.release("web").expect("readable"), Some(second.stored.clone()));
+    assert_eq!(store.release("dns").expect("readable").map(|stored| stored.release.weight), Some(weight(1)));
+    let events = store.recent_events("web", 10).expect("readable");
+    let expected = [second, first].map(|entry| (entry.at, entry.event.expect("an event")));
+    assert_eq!(events, expected);
+    assert_eq!(store.recent_events("web", 1).expect("readable").len(), 1);
+}
+
+#[test]
+fn history_can_only_grow() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut store = Store::open(&directory.path().join("state.db")).expect("a new store");
+    store.append(&[entry("web", 1000, Some("start"))]).expect("writable");
+    for statement in ["UPDATE events SET actor = 'nobody'", "DELETE FROM events"] {
+        let error = store.connection.execute(statement, []).expect_err(statement);
+        assert!(error.to_string().contains("append-only"), "{error}");
+    }
+}
+
+#[test]
+fn a_failed_write_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut store = Store::open(&directory.path().join("state.db")).expect("a new store");
+    store
+        .connection
+        .execute_batch("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+        .expect("a trigger");
+    let error = store.append(&[entry("web", 1000, Some("start"))]).expect_err("refused");
+    assert!(error.to_string().contains("disk full") && error.to_string().contains("state.db"), "{error}");
+    assert_eq!(store.release("web").expect("readable"), None);
+}
+
+#[test]
+fn what_is_no_database_of_ours_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+
+    fs::write(&path, "this is no database, but a text that is long enough to have a header of its own".repeat(20))
+        .expect("a file");
+    let before = fs::read(&path).expect("readable");
+    let error = Store::open(&path).expect_err("no database");
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains(path.to_str().expect("UTF-8")), "{error}");
+    assert_eq!(fs::read(&path).expect("readable"), before);
+
+    fs::remove_file(&path).expect("removable");
+    Connection::open(&path).expect("a database").execute_batch("CREATE TABLE other (x)").expect("a table");
+    assert!(matches!(Store::open(&path), Err(StoreError::Foreign { .. })));
+
+    fs::remove_file(&path).expect("removable");
+    drop(Store::open(&path).expect("a new store"));
+    Connection::open(&path).expect("a database").pragma_update(None, "user_version", 99).expect("writable");
+    assert!(matches!(Store::open(&path), Err(StoreError::Version { found: 99, .. })));
+}
+
+#[test]
+fn a_damaged_page_is_found_at_the_start() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    drop(Store::open(&path).expect("a new store"));
+    let mut bytes = fs::read(&path).expect("readable");
+    assert!(bytes.len() > 8192, "the schema fills more than a page");
+    bytes[4096..].fill(0xa5);
+    fs::write(&path, bytes).expect("writable");
+    let error = Store::open(&path).expect_err("damaged");
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn a_value_that_no_release_can_have_is_an_error() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut store = Store::open(&directory.path().join("state.db")).expect("a new store");
+    store.append(&[entry("web", 1000, None)]).expect("writable");
+    store.connection.execute("UPDATE releases SET state = 'dancing'", []).expect("writable");
+    assert!(matches!(store.release("web"), Err(StoreError::Damaged { .. })));
+}
+
+#[test]
+fn a_path_that_cannot_be_used_is_named() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("file");
+    fs::write(&file, "").expect("a file");
+    let error = Store::open(&file.join("state.db")).expect_err("no directory");
+    assert!(matches!(error, StoreError::Directory { .. }) && error.to_string().contains("file"), "{error}");
+    let error = Store::open(directory.path()).expect_err("a directory");
+    assert!(matches!(error, StoreError::Open { .. }), "{error}");
+    let error = Store::open(Path::new("/proc/state.db")).expect_err("not writable");
+    assert!(error.to_string().contains("/proc/state.db"), "{error}");
+}

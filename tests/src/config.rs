@@ -1,0 +1,163 @@
+//! The agent's config file, as data that tests may bend.
+
+use std::{
+    fmt::Write,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+
+use crate::{
+    dns::DNS_PORT,
+    server::HTTP_PORT,
+    sweep,
+    topology::{Family, LB_DEVICES, Version},
+};
+
+/// The `[agent]` table and the services; every path is one that nobody else uses.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// `interfaces`.
+    pub interfaces: Vec<String>,
+    /// `xdp_mode`.
+    pub xdp_mode: &'static str,
+    /// `bpffs`.
+    pub bpffs: PathBuf,
+    /// `socket`, and beside it the config and the log.
+    pub socket: PathBuf,
+    /// `metrics`; every load balancer has its own loopback.
+    pub metrics: SocketAddr,
+    /// `state`.
+    pub state: PathBuf,
+    /// `[[service]]`.
+    pub services: Vec<ServiceConfig>,
+}
+
+impl AgentConfig {
+    /// For the load balancer of a [`crate::topology::Topology`].
+    pub fn new(services: Vec<ServiceConfig>) -> Result<Self> {
+        let name = sweep::unique_name();
+        let directory = sweep::temporary_directory(&format!("{name}-agent"))?;
+        Ok(Self {
+            interfaces: LB_DEVICES.map(str::to_owned).to_vec(),
+            xdp_mode: "native",
+            bpffs: Path::new(sweep::BPFFS).join(name),
+            socket: directory.join("agent.sock"),
+            metrics: SocketAddr::from(([127, 0, 0, 1], 9465)),
+            state: directory.join("state.db"),
+            services,
+        })
+    }
+
+    /// Where socket, config and log are.
+    pub fn directory(&self) -> &Path {
+        self.socket.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// Another directory for socket and state, same pins: what a second agent of the same host would have.
+    pub fn with_other_files(&self) -> Result<Self> {
+        let mut other = Self::new(self.services.clone())?;
+        other.bpffs.clone_from(&self.bpffs);
+        other.metrics.set_port(self.metrics.port() + 1);
+        Ok(other)
+    }
+
+    /// Writes the file; returns its path.
+    pub fn write(&self) -> Result<PathBuf> {
+        let path = self.directory().join("grayxdp.toml");
+        fs::write(&path, self.to_toml()?)?;
+        Ok(path)
+    }
+
+    /// The file's text.
+    pub fn to_toml(&self) -> Result<String> {
+        let mut text = String::new();
+        writeln!(text, "[agent]")?;
+        writeln!(text, "interfaces = {:?}", self.interfaces)?;
+        writeln!(text, "xdp_mode = {:?}", self.xdp_mode)?;
+        writeln!(text, "bpffs = {:?}", self.bpffs)?;
+        writeln!(text, "socket = {:?}", self.socket)?;
+        writeln!(text, "metrics = \"{}\"", self.metrics)?;
+        writeln!(text, "state = {:?}", self.state)?;
+        writeln!(text, "max_flows = 262144")?;
+        for service in &self.services {
+            service.append_toml(&mut text)?;
+        }
+        Ok(text)
+    }
+}
+
+/// One `[[service]]`.
+#[derive(Clone, Debug)]
+pub struct ServiceConfig {
+    /// `name`.
+    pub name: &'static str,
+    /// `vip`.
+    pub vip: IpAddr,
+    /// `port`.
+    pub port: u16,
+    /// `protocol`.
+    pub protocol: &'static str,
+    /// `key`.
+    pub key: &'static str,
+    /// `v1`, `v2`.
+    pub backends: [Vec<SocketAddr>; 2],
+    /// The inline table of `schedule`.
+    pub schedule: String,
+}
+
+impl ServiceConfig {
+    /// HTTP on port 80, from v1's to v2's nginx, weights by hand.
+    pub fn web(family: Family) -> Self {
+        Self::new("web", family, (80, HTTP_PORT), "tcp")
+    }
+
+    /// DNS over UDP, from v1's to v2's dnsmasq, weights by hand.
+    pub fn dns(family: Family) -> Self {
+        Self::new("dns", family, (53, DNS_PORT), "udp")
+    }
+
+    /// The same with a schedule, such as `kind = "smooth", from = 0, to = 100, over = "10s"`.
+    pub fn with_schedule(mut self, schedule: &str) -> Self {
+        self.schedule = schedule.to_owned();
+        self
+    }
+
+    /// Where clients connect to.
+    pub fn endpoint(&self) -> SocketAddr {
+        SocketAddr::new(self.vip, self.port)
+    }
+
+    fn new(name: &'static str, family: Family, (port, backend_port): (u16, u16), protocol: &'static str) -> Self {
+        Self {
+            name,
+            vip: family.vip(),
+            port,
+            protocol,
+            key: "source-ip",
+            backends: Version::ALL.map(|version| vec![family.backend_endpoint(version, backend_port)]),
+            schedule: "kind = \"manual\"".to_owned(),
+        }
+    }
+
+    fn append_toml(&self, text: &mut String) -> Result<()> {
+        writeln!(text, "\n[[service]]")?;
+        writeln!(text, "name = {:?}", self.name)?;
+        writeln!(text, "vip = \"{}\"", self.vip)?;
+        writeln!(text, "port = {}", self.port)?;
+        writeln!(text, "protocol = {:?}", self.protocol)?;
+        writeln!(text, "mode = \"nat\"")?;
+        writeln!(text, "key = {:?}", self.key)?;
+        writeln!(text, "shards = {{ method = \"hash\", count = 16 }}")?;
+        // One seed for ever: which client is on v2 at which weight is then the same in every run.
+        writeln!(text, "hash_seed = \"grayxdp end-to-end\"")?;
+        for (version, backends) in Version::ALL.into_iter().zip(&self.backends) {
+            let list: Vec<String> = backends.iter().map(|address| format!("{{ address = \"{address}\" }}")).collect();
+            writeln!(text, "{version} = {{ backends = [{}] }}", list.join(", "))?;
+        }
+        writeln!(text, "[service.release]\nschedule = {{ {} }}", self.schedule)?;
+        Ok(())
+    }
+}

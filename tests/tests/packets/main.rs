@@ -1,0 +1,7 @@
+//! The packet program in the real kernel, packet by packet (BPF_PROG_TEST_RUN): verdict, bytes and counters.
+
+mod fixture;
+mod flows;
+mod passed;
+mod placement;
+mod rewritten;
