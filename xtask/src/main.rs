@@ -48,13 +48,6 @@ enum Command {
         #[arg(last = true)]
         harness_args: Vec<String>,
     },
-    /// Measures the data plane (needs root)
-    #[command(disable_help_flag = true)]
-    Bench {
-        /// Passed to the benchmark: `cargo xtask bench --help`
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
-    },
     /// Format, lints, unit tests, tidy; needs no root
     Check,
     /// Holds the tree to the code map and to the rules of the house
@@ -74,7 +67,6 @@ fn run(command: Command) -> Result<ExitCode> {
             let scope = if no_e2e { e2e::Scope::WithoutRoot } else { e2e::Scope::All };
             e2e::test(scope, filter.as_deref(), &harness_args)
         }
-        Command::Bench { args } => programs::bench(&args),
         Command::Check => check::command(),
         Command::Tidy => tidy::command(),
         Command::Ci => ci::command(),

@@ -137,10 +137,15 @@ fn draw(text: &mut String, schedule: &Schedule, end: Duration) {
     const HALF: u32 = CURVE_LINES / 2;
     let width = CURVE_COLUMNS as usize;
     text.push_str(&format!("  0 % └{}\n", "─".repeat(width)));
-    let (middle, last) = (time(end / 2), time(end));
+    let (middle, last) = (rough_time(end / 2), rough_time(end));
     let half = width / 2;
     let (start, rest) = (half / 2, width - half / 2 - half);
     let _ = writeln!(text, "       {:<start$}{middle:^half$}{last:>rest$}", "0s");
+}
+
+/// The two largest units, for places that are narrow.
+fn rough_time(length: Duration) -> String {
+    time(length).split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
 fn time(time: Duration) -> String {
@@ -173,7 +178,29 @@ mod tests {
     #[test]
     fn a_plan_is_drawn_like_this() {
         let found = to_text(&service(r#"{ kind = "step", weights = [1, 10, 30, 50], every = "5m" }"#));
-        assert_eq!(found, "");
+        let expected = [
+            "web: step 1.00 → 10.00 → 30.00 → 50.00 %, one every 5m; paused after 15m",
+            "",
+            "100 % ┤",
+            "      │",
+            "      │",
+            "      │",
+            "      │",
+            " 50 % ┤                                                                   █",
+            "      │                                                                   █",
+            "      │                                             ███████████████████████",
+            "      │                                             ███████████████████████",
+            "      │▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁█████████████████████████████████████████████",
+            "  0 % └────────────────────────────────────────────────────────────────────",
+            "       0s                             7m 30s                            15m",
+            "",
+            "TIME   WEIGHT",
+            "  0s   1.00 %",
+            "  5m  10.00 %",
+            " 10m  30.00 %",
+            " 15m  50.00 %",
+        ];
+        assert_eq!(found.lines().collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -14,7 +14,8 @@ use aya::{
 use grayxdp_common::{LAYOUT_VERSION, layout::Meta};
 
 use super::{
-    AttachedMode, Attachment, KernelError, error::causes, maps::MAPS, pins::LinkPin, pins::Pins, preflight::Interface,
+    AttachedMode, Attachment, KernelError, error::causes, link_info, maps::MAPS, pins::LinkPin, pins::Pins,
+    preflight::Interface,
 };
 use crate::config::XdpMode;
 
@@ -84,32 +85,30 @@ pub(super) fn attach(
     for interface in interfaces {
         check_mode(&pinned, shown, &interface.name, wanted)?;
     }
-    let mut attached = Vec::new();
-    let mut new = Vec::new();
+    // New devices first: only they can refuse, and nothing has changed yet if one does.
+    let mut added = Vec::new();
+    let mut kept = Vec::new();
     for interface in interfaces {
-        let former = pinned.iter().find(|pin| pin.interface == interface.name);
-        let result = match former.map(|pin| (pin, replace(program, pin))) {
-            Some((pin, Ok(link))) => Ok((pin.mode, link)),
-            // Its device is gone, and came back as another one.
-            Some((pin, Err(Replace::Orphaned))) => {
-                std::fs::remove_file(&pin.path).map_err(KernelError::io("remove", &pin.path))?;
-                attach_new(program, pins, interface, wanted).inspect(|_| new.push(interface))
-            }
-            Some((_, Err(Replace::Failed(error)))) => Err(error),
-            None => attach_new(program, pins, interface, wanted).inspect(|_| new.push(interface)),
-        };
-        match result {
-            Ok((mode, link)) => attached.push((Attachment { interface: interface.name.clone(), mode }, link)),
-            Err(error) => {
-                for interface in new {
-                    for mode in [AttachedMode::Native, AttachedMode::Generic] {
+        match pinned.iter().find(|pin| pin.interface == interface.name && is_on(&pin.path, interface)) {
+            Some(pin) => kept.push((interface, pin)),
+            None => match attach_new(program, pins, interface, wanted) {
+                Ok((mode, link)) => added.push((interface, mode, link)),
+                Err(error) => {
+                    for (interface, mode, _) in added {
                         let _ = std::fs::remove_file(pins.link(&interface.name, mode));
                     }
+                    return Err(error);
                 }
-                return Err(error);
-            }
+            },
         }
     }
+    let mut attached = Vec::new();
+    for (interface, pin) in kept {
+        attached.push((Attachment { interface: interface.name.clone(), mode: pin.mode }, replace(program, pin)?));
+    }
+    let named =
+        |(interface, mode, link): (&Interface, _, _)| (Attachment { interface: interface.name.clone(), mode }, link);
+    attached.extend(added.into_iter().map(named));
     for pin in pinned.iter().filter(|pin| !interfaces.iter().any(|interface| interface.name == pin.interface)) {
         std::fs::remove_file(&pin.path).map_err(KernelError::io("remove", &pin.path))?;
         tracing::info!(interface = pin.interface, "interface_detached");
@@ -134,24 +133,25 @@ fn check_mode(pinned: &[LinkPin], shown: &Path, interface: &str, wanted: XdpMode
     }
 }
 
-enum Replace {
-    Orphaned,
-    Failed(KernelError),
+/// Whether a pinned link is on this very device. The link of a device that is gone stays behind, attached to nothing; it
+/// is removed, should another device have come under the same name.
+fn is_on(path: &Path, interface: &Interface) -> bool {
+    let same = link_info::ifindex(path) == Some(interface.index);
+    if !same && let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "dead_link_not_removed");
+    }
+    same
 }
 
 /// Puts the new program in the old one's place, atomically.
-fn replace(program: &mut Xdp, pin: &LinkPin) -> Result<PinnedLink, Replace> {
-    let failed = |error: &dyn std::error::Error| {
-        Replace::Failed(KernelError::Attach { name: pin.interface.clone(), reason: causes(error) })
-    };
+fn replace(program: &mut Xdp, pin: &LinkPin) -> Result<PinnedLink, KernelError> {
+    let failed =
+        |error: &dyn std::error::Error| KernelError::Attach { name: pin.interface.clone(), reason: causes(error) };
     let link = PinnedLink::from_pin(&pin.path).map_err(|error| failed(&error))?;
     let link = XdpLink::try_from(FdLink::from(link)).map_err(|error| failed(&error))?;
-    match program.attach_to_link(link) {
-        // The program must not own the link, or it would detach when it is dropped; the pin does.
-        Ok(id) => program.take_link(id).map(drop).map_err(|error| failed(&error))?,
-        Err(error) if os_error(&error) == Some(libc::ENOLINK) => return Err(Replace::Orphaned),
-        Err(error) => return Err(failed(&error)),
-    }
+    let id = program.attach_to_link(link).map_err(|error| failed(&error))?;
+    // The program must not own the link, or it would detach when it is dropped; the pin does.
+    drop(program.take_link(id).map_err(|error| failed(&error))?);
     PinnedLink::from_pin(&pin.path).map_err(|error| failed(&error))
 }
 

@@ -5,6 +5,7 @@
 
 mod error;
 mod inventory;
+mod link_info;
 mod load;
 mod maps;
 mod pins;

@@ -248,7 +248,7 @@ impl Frame {
     }
 
     /// An answer as it must leave towards the client.
-    pub(crate) fn from_service(self, vip: (IpAddr, u16)) -> Self {
+    pub(crate) fn returned(self, vip: (IpAddr, u16)) -> Self {
         Self { macs: [CLIENT_MAC, CLIENT_SIDE_MAC], source: vip, hop_limit: self.hop_limit - 1, ..self }
     }
 

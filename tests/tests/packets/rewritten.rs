@@ -23,7 +23,7 @@ fn a_first_packet_goes_to_the_version_that_the_weight_says_and_its_answer_comes_
                 let answer = sent.answer(backend(service, version), kind);
                 let (verdict, outcome) = bench.run(&answer.bytes());
                 assert_eq!((verdict, outcome.action), (Verdict::ForwardedOtherInterface, XDP_REDIRECT), "{service}");
-                assert_eq!(outcome.packet, answer.from_service(sent.destination).bytes(), "{service} v{version}");
+                assert_eq!(outcome.packet, answer.returned(sent.destination).bytes(), "{service} v{version}");
             }
         }
     });
