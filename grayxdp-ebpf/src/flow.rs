@@ -3,14 +3,13 @@
 //! A BPF LRU hash: when it is full, the flows longest unseen make room. Its value says when a flow was last seen, written
 //! at most once a tick, for a shared line written with every packet would cost more than the rest of the path.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId},
     layout::{Address, BackendEntry, FLOW_TICK_SHIFT, FlowEntry, FlowKey, ServiceEntry},
 };
 
 use crate::{
-    maps,
+    helpers, maps,
     parse::{PROTOCOL_UDP, Parsed},
 };
 
@@ -84,6 +83,5 @@ impl Flow {
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "wraps after 146 years")]
 fn now_ticks() -> u32 {
-    // SAFETY: takes nothing and cannot fail.
-    (unsafe { bpf_ktime_get_coarse_ns() } >> FLOW_TICK_SHIFT) as u32
+    (helpers::coarse_clock_ns() >> FLOW_TICK_SHIFT) as u32
 }

@@ -8,6 +8,7 @@ mod choose;
 mod count;
 mod emit;
 mod flow;
+mod helpers;
 mod maps;
 mod packet;
 mod parse;

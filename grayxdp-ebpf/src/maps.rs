@@ -62,7 +62,7 @@ static COUNTERS: PerCpuArray<BackendCounters, { BACKENDS_MAX as usize }> = PerCp
 #[inline(always)]
 pub(crate) fn endpoint_owner(endpoint: Endpoint) -> Option<EndpointOwner> {
     // SAFETY: copied at once; the agent never changes a value's kind and id in place.
-    unsafe { ENDPOINTS.get(&endpoint) }.copied()
+    unsafe { ENDPOINTS.get(endpoint) }.copied()
 }
 
 /// `None` for a service that left the config.

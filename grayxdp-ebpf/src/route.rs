@@ -1,19 +1,19 @@
 //! The next hop, from the kernel's routes and neighbours. Changes nothing.
 
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::{
         BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED,
         BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE,
-        bpf_fib_lookup as FibLookup,
+        bpf_fib_lookup as FibLookup, bpf_fib_lookup__bindgen_ty_1 as Length, bpf_fib_lookup__bindgen_ty_2 as Class,
+        bpf_fib_lookup__bindgen_ty_3 as Source, bpf_fib_lookup__bindgen_ty_4 as Destination,
+        bpf_fib_lookup__bindgen_ty_5 as Table,
     },
-    helpers::generated::bpf_fib_lookup,
     programs::XdpContext,
 };
 use grayxdp_common::{layout::Endpoint, verdict::Verdict};
 
 use crate::{
-    maps,
+    helpers, maps,
     parse::{Network, Parsed},
 };
 
@@ -33,7 +33,7 @@ pub(crate) struct NextHop {
 
 /// The next hop of a packet once it goes from `source` to `destination`; an error is a reason to drop.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "ifindex and the size of a struct")]
+#[expect(clippy::cast_possible_truncation, reason = "an ifindex has 32 bits")]
 pub(crate) fn next_hop(
     context: &XdpContext,
     packet: &Parsed,
@@ -41,10 +41,8 @@ pub(crate) fn next_hop(
     destination: &Endpoint,
 ) -> Result<NextHop, Verdict> {
     let ingress = context.ingress_ifindex() as u32;
-    let mut lookup = request(packet, source, destination);
-    lookup.ifindex = ingress;
-    // SAFETY: `lookup` is a whole, initialised struct of the size given.
-    let outcome = unsafe { bpf_fib_lookup(context.as_ptr(), &raw mut lookup, size_of::<FibLookup>() as i32, 0) } as u32;
+    let mut lookup = request(packet, ingress, source, destination);
+    let outcome = helpers::fib_lookup(context, &mut lookup);
     let handed = |verdict| Ok(NextHop { verdict, ifindex: 0, macs: [0; 6] });
     match outcome {
         BPF_FIB_LKUP_RET_SUCCESS if lookup.ifindex == ingress => {
@@ -65,30 +63,35 @@ pub(crate) fn next_hop(
 }
 
 #[inline(always)]
-fn request(packet: &Parsed, source: &Endpoint, destination: &Endpoint) -> FibLookup {
-    // SAFETY: integers and unions of integers; all zero is a value of each.
-    let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
-    lookup.l4_protocol = destination.protocol;
-    lookup.sport = source.port.to_wire();
-    lookup.dport = destination.port.to_wire();
-    lookup.__bindgen_anon_1.tot_len = packet.ip_len;
-    match packet.network {
-        Network::V4(header) => {
-            lookup.family = AF_INET;
-            lookup.__bindgen_anon_2.tos = header.u8::<15>();
-            lookup.__bindgen_anon_3.ipv4_src = source.address.v4_word();
-            lookup.__bindgen_anon_4.ipv4_dst = destination.address.v4_word();
-        }
+fn request(packet: &Parsed, ifindex: u32, source: &Endpoint, destination: &Endpoint) -> FibLookup {
+    // Traffic class and flow label.
+    const FLOWINFO_MASK: u32 = 0x0fff_ffff_u32.to_be();
+    let (family, flowinfo, ipv6_src, ipv6_dst) = match packet.network {
+        // An IPv4 address takes the first word of the field, the type of service its first byte.
+        Network::V4(header) => (
+            AF_INET,
+            u32::from_ne_bytes([header.u8::<15>(), 0, 0, 0]),
+            [source.address.v4_word(), 0, 0, 0],
+            [destination.address.v4_word(), 0, 0, 0],
+        ),
         Network::V6(header) => {
-            // Traffic class and flow label.
-            const FLOWINFO_MASK: u32 = 0x0fff_ffff_u32.to_be();
-            lookup.family = AF_INET6;
-            lookup.__bindgen_anon_2.flowinfo = header.u32::<14>() & FLOWINFO_MASK;
-            lookup.__bindgen_anon_3.ipv6_src = source.address.words();
-            lookup.__bindgen_anon_4.ipv6_dst = destination.address.words();
+            (AF_INET6, header.u32::<14>() & FLOWINFO_MASK, source.address.words(), destination.address.words())
         }
+    };
+    FibLookup {
+        family,
+        l4_protocol: destination.protocol,
+        sport: source.port.to_wire(),
+        dport: destination.port.to_wire(),
+        __bindgen_anon_1: Length { tot_len: packet.ip_len },
+        ifindex,
+        __bindgen_anon_2: Class { flowinfo },
+        __bindgen_anon_3: Source { ipv6_src },
+        __bindgen_anon_4: Destination { ipv6_dst },
+        __bindgen_anon_5: Table { tbid: 0 },
+        smac: [0; 6],
+        dmac: [0; 6],
     }
-    lookup
 }
 
 #[inline(always)]

@@ -121,13 +121,14 @@ pub enum ClientCommand {
     /// `resume` lets the schedule go on from there.
     #[command(
         allow_missing_positional = true,
+        allow_negative_numbers = true,
         after_help = "Examples:\n  grayxdp set-weight web 12.5\n  grayxdp set-weight 12.5       # with just one service"
     )]
     SetWeight {
         /// The service; may be left out when there is just one.
         service: Option<String>,
         /// v2's share of new connections, 0 to 100 with at most two decimals.
-        #[arg(value_parser = parse_weight, allow_negative_numbers = true)]
+        #[arg(value_parser = parse_weight)]
         percent: Weight,
     },
     /// Stop a release where it stands.

@@ -217,8 +217,8 @@ impl Growth {
     /// Fractional bits that are kept from period to period, so that a rounded weight never feeds the next one.
     const FRACTION_BITS: u32 = 32;
 
-    /// The weight of each period, for ever; the config's limits on factor and rate let it reach `to` within some
-    /// thousand periods.
+    /// The weight of each period, up to the one that reaches `to`; the config's limits on factor and rate let it get there
+    /// within some thousand periods.
     fn weights(self, from: Weight, to: Weight) -> impl Iterator<Item = Weight> {
         let fixed = |weight: Weight| u128::from(weight.hundredths()) << Self::FRACTION_BITS;
         let (first, last) = (fixed(from), fixed(to));
@@ -229,7 +229,8 @@ impl Growth {
                 // Rounded down what is left, so that the weight never falls short for ever.
                 Self::Rate(Millionths(rate)) => last - (last - exact) * one.saturating_sub(u128::from(rate)) / one,
             };
-            Some(next.clamp(exact, last))
+            // Ends at the last weight, so that a moment far beyond costs no more than the end itself.
+            (exact < last).then(|| next.clamp(exact, last))
         });
         periods.map(|exact| {
             let half = 1u128 << (Self::FRACTION_BITS - 1);

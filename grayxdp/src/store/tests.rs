@@ -1,3 +1,5 @@
+//! What is stored is found again; what is damaged is refused.
+
 use std::fs;
 
 use super::*;

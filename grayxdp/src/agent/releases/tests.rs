@@ -1,3 +1,5 @@
+//! Releases on a fake kernel and a real database: commands, faults, and agents that die in between.
+
 use std::path::Path;
 
 use proptest::prelude::*;
