@@ -48,6 +48,13 @@ enum Command {
         #[arg(last = true)]
         harness_args: Vec<String>,
     },
+    /// Measures HTTP through grayxdp beside nftables and plain routing (needs root)
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Passed to the benchmark: `cargo xtask bench --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Format, lints, unit tests, tidy; needs no root
     Check,
     /// Holds the tree to the code map and to the rules of the house
@@ -63,6 +70,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Setup => setup::command(),
         Command::Build => programs::build_command(),
         Command::Demo { args } => programs::demo(&args),
+        Command::Bench { args } => programs::bench(&args),
         Command::Test { no_e2e, filter, harness_args } => {
             let scope = if no_e2e { e2e::Scope::WithoutRoot } else { e2e::Scope::All };
             e2e::test(scope, filter.as_deref(), &harness_args)

@@ -1,4 +1,4 @@
-//! The release build, and the program that shows it at work: `build`, `demo`.
+//! The release build, and the programs that show and measure it: `build`, `demo`, `bench`.
 
 use std::{os::unix::process::CommandExt as _, path::PathBuf, process::ExitCode};
 
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Error, Result, bail};
 
 use crate::{leftovers, setup, workspace};
 
-/// Names the binary for the tests and the demo.
+/// Names the binary for the tests, the demo and the benchmark.
 pub(crate) const BINARY_VARIABLE: &str = "GRAYXDP_BIN";
 
 pub(crate) fn build_command() -> Result<ExitCode> {
@@ -36,6 +36,10 @@ fn path_of(binary: &str) -> Result<PathBuf> {
 
 pub(crate) fn demo(args: &[String]) -> Result<ExitCode> {
     run_binary("the demo", "grayxdp-tests", "demo", args)
+}
+
+pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
+    run_binary("the benchmark", "grayxdp-tests", "bench", args)
 }
 
 /// Becomes the program, so that signals and the exit code are its own.

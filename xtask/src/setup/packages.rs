@@ -17,7 +17,7 @@ const fn tool(program: &'static str, packages: &'static [&'static str]) -> Tool 
     Tool { program, packages }
 }
 
-const TOOLS: [Tool; 16] = [
+const TOOLS: [Tool; 17] = [
     tool("cc", &["build-essential"]),
     tool("pkg-config", &["pkg-config", "pkgconf"]),
     tool("ip", &["iproute2"]),
@@ -29,6 +29,7 @@ const TOOLS: [Tool; 16] = [
     tool("curl", &["curl"]),
     tool("nginx", &["nginx-light", "nginx"]),
     tool("wrk", &["wrk"]),
+    tool("nft", &["nftables"]),
     tool("iperf3", &["iperf3"]),
     tool("dig", &["bind9-dnsutils", "dnsutils"]),
     tool("dnsmasq", &["dnsmasq-base"]),
