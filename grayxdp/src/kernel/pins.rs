@@ -2,13 +2,16 @@
 //!
 //! Pins must outlive the agent. An agent started inside a mount namespace of its own (`ip netns exec` makes one, and
 //! hides the BPF file system) would take a file system mounted there down with it; the folder is then looked for, and
-//! mounted, in the mount namespace of process 1.
+//! mounted, in the mount namespace that the agent was started from: process 1's, or that of the oldest process above the
+//! agent that may be looked into.
 
 use std::{
     fs::{self, File},
     io,
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
 use rustix::fs::{FlockOperation, flock, statfs};
@@ -153,18 +156,39 @@ fn locate(configured: &Path) -> Result<PathBuf, KernelError> {
     Err(KernelError::NotBpffs { path: configured.to_owned(), mount_point: mount_point.to_owned() })
 }
 
-/// The path itself, or the same path in the mount namespace of process 1.
+/// The path itself, or the same path in the mount namespace that this process was started from.
 fn reachable(configured: &Path) -> PathBuf {
-    if is_on_bpffs(configured) || !in_own_mount_namespace() {
-        return configured.to_owned();
+    match (configured.strip_prefix("/"), outer_root()) {
+        (Ok(relative), Some(root)) if !is_on_bpffs(configured) => root.join(relative),
+        _ => configured.to_owned(),
     }
-    let Ok(relative) = configured.strip_prefix("/") else { return configured.to_owned() };
-    Path::new("/proc/1/root").join(relative)
 }
 
-fn in_own_mount_namespace() -> bool {
+/// The root folder of the mount namespace that this process was started from, should that be another than its own. It is
+/// held open, so that it can be reached when the process that it was found by has ended.
+fn outer_root() -> Option<&'static Path> {
+    static ROOT: OnceLock<Option<(File, PathBuf)>> = OnceLock::new();
+    let open = || {
+        let root = File::open(format!("/proc/{}/root", outer_process()?)).ok()?;
+        let path = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
+        Some((root, path))
+    };
+    ROOT.get_or_init(open).as_ref().map(|(_, path)| path.as_path())
+}
+
+/// The oldest process above this one that may be looked into, if its mount namespace is another one.
+fn outer_process() -> Option<u32> {
     let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).ok();
-    matches!((namespace("self"), namespace("1")), (Some(own), Some(first)) if own != first)
+    let parent = |process: &u32| parent_in(&fs::read_to_string(format!("/proc/{process}/status")).ok()?);
+    let own = namespace("self")?;
+    let ancestors = std::iter::successors(Some(std::process::id()), parent).skip(1);
+    let (oldest, its) = ancestors.filter_map(|process| Some((process, namespace(&process.to_string())?))).last()?;
+    (its != own).then_some(oldest)
+}
+
+fn parent_in(status: &str) -> Option<u32> {
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+    (parent != 0).then_some(parent)
 }
 
 fn is_on_bpffs(folder: &Path) -> bool {
@@ -173,12 +197,25 @@ fn is_on_bpffs(folder: &Path) -> bool {
 }
 
 fn mount_bpffs() -> io::Result<()> {
-    if in_own_mount_namespace() {
-        let nsenter = ["--mount=/proc/1/ns/mnt", "mount", "-t", "bpf", "bpf", DEFAULT_MOUNT_POINT];
-        let output = Command::new("nsenter").args(nsenter).output()?;
+    if let Some(process) = outer_process() {
+        let namespace = format!("--mount=/proc/{process}/ns/mnt");
+        let output =
+            Command::new("nsenter").args([&namespace, "mount", "-t", "bpf", "bpf", DEFAULT_MOUNT_POINT]).output()?;
         return if output.status.success() { Ok(()) } else { Err(io::Error::other("nsenter failed")) };
     }
     let flags =
         rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV | rustix::mount::MountFlags::NOEXEC;
     rustix::mount::mount("bpf", DEFAULT_MOUNT_POINT, "bpf", flags, c"mode=0700").map_err(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_is_read_from_the_status_page() {
+        assert_eq!(parent_in("Name:\tx\nPid:\t7\nPPid:\t3\n"), Some(3));
+        assert_eq!(parent_in("PPid:\t0\n"), None);
+        assert_eq!(parent_in(""), None);
+    }
 }
