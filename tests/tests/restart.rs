@@ -1,15 +1,39 @@
 //! The agent may die, end or be replaced at any time: traffic flows on, and the next agent goes on with the release.
 
-use std::{thread, time::Duration};
+use std::{process::Command, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use grayxdp_tests::{
-    config::ServiceConfig,
+    agent,
+    config::{AgentConfig, ServiceConfig},
     load::{Load, Tally},
+    process::Process,
     scene::Scene,
     topology::{Family, Version},
 };
+use rustix::process::Signal;
 use serde_json::Value;
+
+/// `ip netns exec` gives the agent a mount namespace of its own, without the BPF file system, that ends with it.
+#[test]
+fn an_agent_started_by_ip_netns_exec_leaves_traffic_flowing_when_it_is_killed() -> Result<()> {
+    const START_MAX: Duration = Duration::from_secs(10);
+    let scene = Scene::new()?;
+    let web = ServiceConfig::web(Family::V4);
+    agent::ensure_bpffs()?;
+    let config = AgentConfig::new(vec![web.clone()])?;
+    let lb = &scene.topology.lb;
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", lb.name()]).arg(agent::binary()?).arg("run").arg("--config").arg(config.write()?);
+    let mut process = Process::spawn("ip netns exec", command, &config.directory().join("outer.log"))?;
+    process.wait_until("the first answer", START_MAX, || scene.ask(&web, 1))?;
+    process.signal(Signal::KILL)?;
+    process.wait_within(START_MAX)?;
+    assert_eq!(scene.ask(&web, 2)?, Version::V1, "traffic ended with the agent");
+    // Also removes what the killed one left.
+    drop(agent::Agent::start(lb, config)?);
+    Ok(())
+}
 
 #[test]
 fn a_killed_agent_costs_no_request_and_the_next_one_goes_on_where_the_release_stood() -> Result<()> {
