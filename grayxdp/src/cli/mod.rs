@@ -61,7 +61,9 @@ fn detach(socket: PathBuf, bpffs: Option<&Path>, output: Output) -> Result<(), C
     };
     match output {
         Output::Json => print::json(&json!({ "interfaces": interfaces })),
-        Output::Text if interfaces.is_empty() => print::text("nothing was attached\n"),
+        Output::Text if interfaces.is_empty() => print::text(
+            "nothing was attached; if `agent.bpffs` of the config is another folder, give it: `grayxdp detach --bpffs DIR`\n",
+        ),
         Output::Text => print::text(&format!("detached from {}\n", interfaces.join(", "))),
     }
 }

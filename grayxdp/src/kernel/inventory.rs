@@ -102,7 +102,12 @@ fn number_backends(config: &[ServiceConfig], pinned: &Pinned, inventory: &mut In
         inventory.backends.push(BackendSlot { id, service, version, config: backend, entry });
     }
     let left = pinned.backends.iter().filter(|(id, _)| !taken.contains(id));
-    inventory.retired = left.map(|&(id, entry)| (id, BackendEntry { retired: 1, ..entry })).collect();
+    let removed: HashSet<u32> = inventory.removed_services.iter().map(|(id, _)| id.0).collect();
+    // A removed service's number may go to another service: its backends must not answer for that one.
+    let service = |entry: &BackendEntry| if removed.contains(&entry.service) { u32::MAX } else { entry.service };
+    let retire =
+        |&(id, entry): &(BackendId, BackendEntry)| (id, BackendEntry { retired: 1, service: service(&entry), ..entry });
+    inventory.retired = left.map(retire).collect();
     Ok(())
 }
 

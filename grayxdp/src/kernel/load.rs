@@ -94,9 +94,7 @@ pub(super) fn attach(
             None => match attach_new(program, pins, interface, wanted) {
                 Ok((mode, link)) => added.push((interface, mode, link)),
                 Err(error) => {
-                    for (interface, mode, _) in added {
-                        let _ = std::fs::remove_file(pins.link(&interface.name, mode));
-                    }
+                    remove_added(pins, &added);
                     return Err(error);
                 }
             },
@@ -104,7 +102,8 @@ pub(super) fn attach(
     }
     let mut attached = Vec::new();
     for (interface, pin) in kept {
-        attached.push((Attachment { interface: interface.name.clone(), mode: pin.mode }, replace(program, pin)?));
+        let link = replace(program, pin).inspect_err(|_| remove_added(pins, &added))?;
+        attached.push((Attachment { interface: interface.name.clone(), mode: pin.mode }, link));
     }
     let named =
         |(interface, mode, link): (&Interface, _, _)| (Attachment { interface: interface.name.clone(), mode }, link);
@@ -114,6 +113,13 @@ pub(super) fn attach(
         tracing::info!(interface = pin.interface, "interface_detached");
     }
     Ok(attached)
+}
+
+/// Takes the program off the devices that it was newly attached to.
+fn remove_added(pins: &Pins, added: &[(&Interface, AttachedMode, PinnedLink)]) {
+    for (interface, mode, _) in added {
+        let _ = std::fs::remove_file(pins.link(&interface.name, *mode));
+    }
 }
 
 fn check_mode(pinned: &[LinkPin], shown: &Path, interface: &str, wanted: XdpMode) -> Result<(), KernelError> {
@@ -134,9 +140,10 @@ fn check_mode(pinned: &[LinkPin], shown: &Path, interface: &str, wanted: XdpMode
 }
 
 /// Whether a pinned link is on this very device. The link of a device that is gone stays behind, attached to nothing; it
-/// is removed, should another device have come under the same name.
+/// is removed, should another device have come under the same name. A link that cannot be read is taken for a live one:
+/// removing it would take the program off.
 fn is_on(path: &Path, interface: &Interface) -> bool {
-    let same = link_info::ifindex(path) == Some(interface.index);
+    let same = link_info::ifindex(path).is_none_or(|index| index == interface.index);
     if !same && let Err(error) = std::fs::remove_file(path) {
         tracing::warn!(path = %path.display(), %error, "dead_link_not_removed");
     }

@@ -16,7 +16,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock, statfs};
 
-use super::KernelError;
+use super::{KernelError, maps::MAPS};
 
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const DEFAULT_MOUNT_POINT: &str = "/sys/fs/bpf";
@@ -76,6 +76,9 @@ impl Pins {
         if !folder.is_dir() {
             return Ok(None);
         }
+        if !is_on_bpffs(&folder) {
+            return Err(KernelError::NotBpffs { path: configured.to_owned(), mount_point: configured.to_owned() });
+        }
         Self::lock(configured, folder).map(Some)
     }
 
@@ -132,10 +135,23 @@ impl Pins {
         Ok(())
     }
 
+    /// grayxdp's own files; whatever else lies in the folder is left alone.
     fn files(&self) -> Result<Vec<PathBuf>, KernelError> {
         let entries = fs::read_dir(&self.folder).map_err(KernelError::io("read", &self.folder))?;
-        entries.map(|entry| entry.map(|entry| entry.path()).map_err(KernelError::io("read", &self.folder))).collect()
+        let mut files = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(KernelError::io("read", &self.folder))?.path();
+            if path.file_name().is_some_and(|name| is_own(&name.to_string_lossy())) {
+                files.push(path);
+            }
+        }
+        Ok(files)
     }
+}
+
+fn is_own(name: &str) -> bool {
+    let is_link = |mode: AttachedMode| name.starts_with(&format!("{LINK_PREFIX}-{}-", mode.name()));
+    MAPS.contains(&name) || [AttachedMode::Native, AttachedMode::Generic].into_iter().any(is_link)
 }
 
 /// The folder as this process reaches it, on a BPF file system that outlives it.
@@ -211,6 +227,13 @@ fn mount_bpffs() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_grayxdps_own_files_are_ever_removed() {
+        for (name, own) in [("META", true), ("link-native-eth0", true), ("link", false), ("grayxdp.toml", false)] {
+            assert_eq!(is_own(name), own, "{name}");
+        }
+    }
 
     #[test]
     fn the_parent_is_read_from_the_status_page() {
