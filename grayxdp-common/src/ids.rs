@@ -54,12 +54,20 @@ impl Version {
     }
 }
 
-/// Index of a service in the maps.
+/// Index of a service in the maps: those of the config first, their canary ports' entries behind
+/// [`crate::limits::SERVICES_MAX`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]
 pub struct ServiceId(pub u32);
 
 impl ServiceId {
+    /// The entry of this service's canary port.
+    #[inline(always)]
+    #[must_use]
+    pub const fn canary(self) -> Self {
+        Self(self.0 + crate::limits::SERVICES_MAX)
+    }
+
     /// Where the pool of one version of this service lies in the map of pools.
     #[inline(always)]
     pub const fn pool(self, version: Version) -> u32 {

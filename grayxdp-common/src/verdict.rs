@@ -14,27 +14,35 @@ pub enum Verdict {
     HandedNeighbourUnknown = 3,
     /// Rewritten, then left to the kernel, for the way out is an interface that grayxdp is not attached to.
     HandedInterfaceUnknown = 4,
-    /// Rewritten, then left to the kernel, for it exceeds the MTU of the way out and may have to be fragmented.
+    /// Rewritten, then left to the kernel, for it exceeds the MTU of the way out and may be fragmented.
     HandedTooBig = 5,
     /// Rewritten, then left to the kernel, for the kernel would not forward it itself (a local address, for one).
     HandedNotForwarded = 6,
+    /// An echo request to a VIP: answered.
+    AnsweredEcho = 7,
+    /// For a service, larger than the way onwards allows, and not to be fragmented: answered with an ICMP error.
+    AnsweredTooBig = 8,
+    /// Of a connection that is severed: answered with, or made into, a RST.
+    AnsweredReset = 9,
 
     /// Not IPv4 or IPv6: passed.
     PassedNotIp = 16,
-    /// IP, but neither TCP nor UDP: passed.
+    /// IP, but neither TCP, UDP nor an ICMP message that concerns a service: passed.
     PassedOtherProtocol = 17,
-    /// A fragment: passed.
+    /// A fragment of a datagram that no service or backend is known to have begun: passed.
     PassedFragment = 18,
-    /// IPv6 with extension headers: passed.
+    /// IPv6 with more extension headers than are looked through, and not for a VIP: passed.
     PassedExtensionHeader = 19,
-    /// Too short for the headers that it claims, or with an impossible header length: passed.
+    /// Too short for the headers that it claims, or with an impossible header length, and not for a VIP: passed.
     PassedMalformed = 20,
     /// No service's packet and no backend's: passed.
     PassedNoService = 21,
     /// From a backend, but of no flow that went through here (a health check, a direct connection): passed.
     PassedBackendNoFlow = 22,
+    /// An ICMP error about a packet of no flow of a service: passed.
+    PassedIcmpNoFlow = 23,
 
-    /// For a service whose version has no backend: dropped.
+    /// For a service that has no live backend: dropped.
     DroppedNoBackend = 32,
     /// For a service, with a hop limit (TTL) that ends here: dropped.
     DroppedHopLimit = 33,
@@ -44,12 +52,28 @@ pub enum Verdict {
     DroppedForwardingOff = 35,
     /// For a service, but the packet could not be changed: dropped.
     DroppedRewriteFailed = 36,
+    /// For a VIP, with an IP header length or total length that is impossible or beyond the packet's end: dropped.
+    DroppedIpHeader = 37,
+    /// For a VIP, with a TCP or UDP header that is cut off or has an impossible length: dropped.
+    DroppedTransportHeader = 38,
+    /// For a service, with TCP flags that no connection has (none; SYN with FIN or RST; FIN without ACK): dropped.
+    DroppedTcpFlags = 39,
+    /// For a service, from the service's own address and port: dropped.
+    DroppedLandAttack = 40,
+    /// For a service, from an address that no host can have (multicast, loopback, unspecified): dropped.
+    DroppedMartianSource = 41,
+    /// For a `full-nat` service, but no source port is free: dropped.
+    DroppedNoSourcePort = 42,
+    /// For a VIP, with more IPv6 extension headers than are looked through: dropped.
+    DroppedHeaderChain = 43,
+    /// Of a connection that is severed, and nothing that needs an answer: dropped.
+    DroppedSevered = 44,
 }
 
 /// The three kinds of verdicts, as the `action` label of the metric.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Rewritten and sent on, by the program or by the kernel.
+    /// Rewritten and sent on, by the program or by the kernel; or answered.
     Forward,
     /// Left untouched to the kernel.
     Pass,
@@ -70,13 +94,16 @@ impl Action {
 
 impl Verdict {
     /// All, by number.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 30] = [
         Self::ForwardedSameInterface,
         Self::ForwardedOtherInterface,
         Self::HandedNeighbourUnknown,
         Self::HandedInterfaceUnknown,
         Self::HandedTooBig,
         Self::HandedNotForwarded,
+        Self::AnsweredEcho,
+        Self::AnsweredTooBig,
+        Self::AnsweredReset,
         Self::PassedNotIp,
         Self::PassedOtherProtocol,
         Self::PassedFragment,
@@ -84,11 +111,20 @@ impl Verdict {
         Self::PassedMalformed,
         Self::PassedNoService,
         Self::PassedBackendNoFlow,
+        Self::PassedIcmpNoFlow,
         Self::DroppedNoBackend,
         Self::DroppedHopLimit,
         Self::DroppedNoRoute,
         Self::DroppedForwardingOff,
         Self::DroppedRewriteFailed,
+        Self::DroppedIpHeader,
+        Self::DroppedTransportHeader,
+        Self::DroppedTcpFlags,
+        Self::DroppedLandAttack,
+        Self::DroppedMartianSource,
+        Self::DroppedNoSourcePort,
+        Self::DroppedHeaderChain,
+        Self::DroppedSevered,
     ];
 
     /// Index of its counter.
@@ -115,6 +151,9 @@ impl Verdict {
             Self::HandedInterfaceUnknown => "kernel_interface_unknown",
             Self::HandedTooBig => "kernel_too_big",
             Self::HandedNotForwarded => "kernel_not_forwarded",
+            Self::AnsweredEcho => "echo",
+            Self::AnsweredTooBig => "too_big",
+            Self::AnsweredReset => "reset",
             Self::PassedNotIp => "not_ip",
             Self::PassedOtherProtocol => "other_protocol",
             Self::PassedFragment => "fragment",
@@ -122,11 +161,20 @@ impl Verdict {
             Self::PassedMalformed => "malformed",
             Self::PassedNoService => "no_service",
             Self::PassedBackendNoFlow => "backend_no_flow",
+            Self::PassedIcmpNoFlow => "icmp_no_flow",
             Self::DroppedNoBackend => "no_backend",
             Self::DroppedHopLimit => "hop_limit",
             Self::DroppedNoRoute => "no_route",
             Self::DroppedForwardingOff => "forwarding_off",
             Self::DroppedRewriteFailed => "rewrite_failed",
+            Self::DroppedIpHeader => "ip_header",
+            Self::DroppedTransportHeader => "transport_header",
+            Self::DroppedTcpFlags => "tcp_flags",
+            Self::DroppedLandAttack => "land_attack",
+            Self::DroppedMartianSource => "martian_source",
+            Self::DroppedNoSourcePort => "no_source_port",
+            Self::DroppedHeaderChain => "header_chain",
+            Self::DroppedSevered => "severed",
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::{
     ids::{ShardId, Version},
-    limits::{MAGLEV_SLOTS, SHARDS_PER_SERVICE_MAX, WEIGHT_SLOTS},
+    layout::ServiceEntry,
 };
 
 /// The share of a shard's new connections that goes to v2, in hundredths of a percent: 0 to 10,000.
@@ -107,17 +107,18 @@ impl KeyHash {
 
     /// The slot of the Maglev table. The odd multiplier makes the slot independent of shard and fraction.
     #[inline(always)]
-    pub const fn maglev_slot(self) -> u32 {
+    pub const fn maglev_slot(self, slots: u32) -> u32 {
         let mixed = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        ((mixed * MAGLEV_SLOTS as u64) >> 32) as u32
+        ((mixed * slots as u64) >> 32) as u32
     }
 }
 
-/// Where a shard's threshold lies in the weight map; `None` for a shard that no service can have.
-#[inline(always)]
-pub const fn weight_slot(service: crate::ids::ServiceId, shard: ShardId) -> Option<u32> {
-    let slot = service.0.wrapping_mul(SHARDS_PER_SERVICE_MAX).wrapping_add(shard.0);
-    if shard.0 < SHARDS_PER_SERVICE_MAX && slot < WEIGHT_SLOTS { Some(slot) } else { None }
+impl ServiceEntry {
+    /// Where a shard's threshold lies in the map of weights.
+    #[inline(always)]
+    pub const fn weight_slot(&self, shard: ShardId) -> u32 {
+        self.shard_first.wrapping_add(shard.0)
+    }
 }
 
 #[cfg(test)]
@@ -125,6 +126,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::limits::{MAGLEV_SIZES, SHARDS_PER_SERVICE_MAX};
 
     #[test]
     fn every_weight_comes_back_from_its_threshold() {
@@ -162,7 +164,9 @@ mod tests {
         #[test]
         fn shard_and_slot_stay_in_range(hash in any::<u64>(), count in 1..=SHARDS_PER_SERVICE_MAX) {
             prop_assert!(KeyHash(hash).shard(count).0 < count);
-            prop_assert!(KeyHash(hash).maglev_slot() < MAGLEV_SLOTS);
+            for slots in MAGLEV_SIZES {
+                prop_assert!(KeyHash(hash).maglev_slot(slots) < slots);
+            }
         }
     }
 }

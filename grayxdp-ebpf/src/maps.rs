@@ -1,49 +1,90 @@
 //! The maps, and who writes them. Typed access only, no policy.
 //!
-//! Values are copied out or lent for the length of one packet. The agent replaces whole values; a reader sees the old or
-//! the new one (hash maps), or a value whose parts are read once each (arrays).
+//! State (`META`, `FLOWS`, `VERDICTS`, `COUNTERS`) is pinned and outlives the program; all other maps are the program's
+//! own: a new agent fills new ones, and puts the new program in the old one's place when they are whole. What the agent
+//! changes under a running program is changed by aligned stores through a memory map, each of which leaves the value
+//! right before and after.
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_F_MMAPABLE},
-    btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, LruHashMap, PerCpuArray},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, DevMapHash, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
     macros::btf_map,
+    maps::ring_buf::RingBufEntry,
 };
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
     layout::{
-        BackendCounters, BackendEntry, Endpoint, EndpointOwner, FlowEntry, FlowKey, MaglevTable, Meta, ServiceEntry,
+        Address, BackendCounters, BackendEntry, Control, FlowBucket, FragmentEntry, FragmentKey, MaglevSlots, Meta,
+        NetworkKey, OwnerBucket, PoolTable, Route, ServiceEntry, SourceSlot, TraceEvent,
     },
-    limits::{BACKENDS_MAX, ENDPOINTS_MAX, INTERFACES_MAX, POOLS_MAX, SERVICES_MAX, VERDICTS_MAX, WEIGHT_SLOTS},
+    limits::{
+        BACKENDS_MAX, FRAGMENTS_MAX, INTERFACES_MAX, NETWORKS_MAX, OWNER_BUCKETS, POOLS_MAX, ROUTES_MAX,
+        SERVICE_ENTRIES, SOURCE_ADDRESSES_MAX, VERDICTS_MAX,
+    },
     weight::Threshold,
 };
 
-/// What the pins are. Written by the agent.
-#[btf_map]
-pub(crate) static META: Array<Meta, 1> = Array::new();
+const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
-/// Where services are met and backends answer from. Written by the agent.
+/// What the pins are. Written by the agent; not read here.
 #[btf_map]
-static ENDPOINTS: HashMap<Endpoint, EndpointOwner, { ENDPOINTS_MAX as usize }> = HashMap::new();
+pub static META: Array<Meta, 1> = Array::new();
 
 /// Written by the agent.
 #[btf_map]
-static SERVICES: Array<ServiceEntry, { SERVICES_MAX as usize }> = Array::new();
+static CONTROL: Array<Control, 1, MAPPED> = Array::new();
 
-/// Thresholds of all shards. Written by the agent, by one aligned store through a memory map.
+/// Two tables of owners, one of them in use. Written by the agent.
 #[btf_map]
-static WEIGHTS: Array<u64, { WEIGHT_SLOTS as usize }, { BPF_F_MMAPABLE as usize }> = Array::new();
-
-/// One Maglev table for each version of each service. Swapped whole by the agent.
-#[btf_map]
-static POOLS: ArrayOfMaps<Array<MaglevTable, 1>, { POOLS_MAX as usize }> = ArrayOfMaps::new();
+static OWNERS: Array<OwnerBucket, { OWNER_BUCKETS as usize * 2 }, MAPPED> = Array::new();
 
 /// Written by the agent.
 #[btf_map]
-static BACKENDS: Array<BackendEntry, { BACKENDS_MAX as usize }> = Array::new();
+static SERVICES: Array<ServiceEntry, { SERVICE_ENTRIES as usize }, MAPPED> = Array::new();
 
-/// Flows and their backends. Written by `flow.rs` alone. The agent sets the capacity.
+/// Thresholds of all shards. Written by the agent, which sets the capacity.
 #[btf_map]
-static FLOWS: LruHashMap<FlowKey, FlowEntry, { 1 << 20 }> = LruHashMap::new();
+static WEIGHTS: Array<u64, 1, MAPPED> = Array::new();
+
+/// Where the Maglev table of each version of each service is. Written by the agent.
+#[btf_map]
+static POOLS: Array<PoolTable, { POOLS_MAX as usize }, MAPPED> = Array::new();
+
+/// All Maglev tables. Written by the agent, which sets the capacity, and never writes to a table that is in use.
+#[btf_map]
+static TABLES: Array<MaglevSlots, 1, MAPPED> = Array::new();
+
+/// Written by the agent.
+#[btf_map]
+static BACKENDS: Array<BackendEntry, { BACKENDS_MAX as usize }, MAPPED> = Array::new();
+
+/// Networks that are pinned to a version. Written by the agent.
+#[btf_map]
+static PINS: LpmTrie<NetworkKey, u32, { NETWORKS_MAX as usize }, { BPF_F_NO_PREALLOC as usize }> = LpmTrie::new();
+
+/// Networks of range shards. Written by the agent.
+#[btf_map]
+static RANGES: LpmTrie<NetworkKey, u32, { NETWORKS_MAX as usize }, { BPF_F_NO_PREALLOC as usize }> = LpmTrie::new();
+
+/// Two tables of routes for replies, one of them in use. Written by the agent.
+#[btf_map]
+static ROUTES: Array<Route, { ROUTES_MAX as usize * 2 }, MAPPED> = Array::new();
+
+/// `full-nat`: source addresses. Written by the agent.
+#[btf_map]
+static SOURCES: Array<Address, { SOURCE_ADDRESSES_MAX as usize }, MAPPED> = Array::new();
+
+/// `full-nat`: who has which source port. Written by `source.rs`; the agent sets the capacity.
+#[btf_map]
+static SOURCE_SLOTS: Array<SourceSlot, 1, MAPPED> = Array::new();
+
+/// The flow table. Written by `flow.rs`, and by the agent's sweeper; the agent sets the capacity.
+#[btf_map]
+static FLOWS: Array<FlowBucket, 1, MAPPED> = Array::new();
+
+/// Where first fragments went. Written by `fragment.rs`.
+#[btf_map]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, { FRAGMENTS_MAX as usize }> = LruHashMap::new();
 
 /// Interfaces that packets may leave by. Written by the agent.
 #[btf_map]
@@ -57,18 +98,24 @@ static VERDICTS: PerCpuArray<u64, { VERDICTS_MAX as usize }> = PerCpuArray::new(
 #[btf_map]
 static COUNTERS: PerCpuArray<BackendCounters, { BACKENDS_MAX as usize }> = PerCpuArray::new();
 
-/// VERIFIER: by value. A reference into the parsed packet would keep all of it in memory, packet pointers included, where
-/// the compiler stores them in halves.
+/// Traced packets, for the agent. Written by `trace.rs`.
+#[btf_map]
+static EVENTS: RingBuf<TraceEvent, { 1 << 20 }> = RingBuf::new();
+
 #[inline(always)]
-pub(crate) fn endpoint_owner(endpoint: Endpoint) -> Option<EndpointOwner> {
-    // SAFETY: copied at once; the agent never changes a value's kind and id in place.
-    unsafe { ENDPOINTS.get(endpoint) }.copied()
+pub(crate) fn control() -> Option<&'static Control> {
+    CONTROL.get(0)
+}
+
+#[inline(always)]
+pub(crate) fn owners(bucket: u32) -> Option<&'static OwnerBucket> {
+    OWNERS.get(bucket)
 }
 
 /// `None` for a service that left the config.
 #[inline(always)]
 pub(crate) fn service(id: ServiceId) -> Option<&'static ServiceEntry> {
-    SERVICES.get(id.0).filter(|service| service.shard_count != 0)
+    SERVICES.get(id.0).filter(|service| service.is_used())
 }
 
 #[inline(always)]
@@ -79,37 +126,77 @@ pub(crate) fn threshold(slot: u32) -> Option<Threshold> {
 }
 
 #[inline(always)]
-pub(crate) fn maglev_table(pool: u32) -> Option<&'static MaglevTable> {
-    POOLS.get_value(pool, &0)
+pub(crate) fn pool_table(pool: u32) -> Option<PoolTable> {
+    let pointer = POOLS.get_ptr(pool)?;
+    // SAFETY: the lookup gave an aligned element; volatile, since the agent stores to it at any moment.
+    Some(unsafe { pointer.read_volatile() })
 }
 
+#[inline(always)]
+pub(crate) fn maglev_slots(group: u32) -> Option<MaglevSlots> {
+    TABLES.get(group).copied()
+}
+
+/// `None` for a number that stands for no backend.
 #[inline(always)]
 pub(crate) fn backend(id: BackendId) -> Option<&'static BackendEntry> {
-    BACKENDS.get(id.raw().into())
+    BACKENDS.get(id.raw().into()).filter(|backend| backend.is_used())
+}
+
+/// The version (as a number) that the longest pinned network around an address is pinned to.
+#[inline(always)]
+pub(crate) fn pinned_version(service: ServiceId, client: Address) -> Option<u32> {
+    PINS.get(Key::new(NetworkKey::WHOLE, NetworkKey { service: service.0, address: client })).copied()
+}
+
+/// The shard of the longest network around an address.
+#[inline(always)]
+pub(crate) fn range_shard(service: ServiceId, client: Address) -> Option<u32> {
+    RANGES.get(Key::new(NetworkKey::WHOLE, NetworkKey { service: service.0, address: client })).copied()
 }
 
 #[inline(always)]
-pub(crate) fn flow(key: &FlowKey) -> Option<FlowEntry> {
-    // SAFETY: copied at once. An entry evicted meanwhile may be another flow's; its backend is checked by the caller.
-    unsafe { FLOWS.get(key) }.copied()
+pub(crate) fn route(index: u32) -> Option<&'static Route> {
+    ROUTES.get(index)
 }
 
-/// Stores a flow; an error number where the map has no place.
 #[inline(always)]
-pub(crate) fn store_flow(key: &FlowKey, entry: &FlowEntry) -> Result<(), i32> {
-    FLOWS.insert(key, entry, BPF_ANY.into())
+pub(crate) fn source_address(index: u32) -> Option<&'static Address> {
+    SOURCES.get(index)
+}
+
+#[inline(always)]
+pub(crate) fn source_slot(index: u32) -> Option<*mut SourceSlot> {
+    SOURCE_SLOTS.get_ptr_mut(index)
+}
+
+#[inline(always)]
+pub(crate) fn flow_bucket(index: u32) -> Option<*mut FlowBucket> {
+    FLOWS.get_ptr_mut(index)
+}
+
+#[inline(always)]
+pub(crate) fn fragment(key: &FragmentKey) -> Option<FragmentEntry> {
+    // SAFETY: copied at once. An entry evicted meanwhile may be another datagram's: one fragment too many somewhere.
+    unsafe { FRAGMENTS.get(key) }.copied()
+}
+
+/// Remembers where a first fragment went. Where that fails, the following ones are passed to the kernel, which drops them.
+#[inline(always)]
+pub(crate) fn store_fragment(key: &FragmentKey, entry: &FragmentEntry) {
+    let _ = FRAGMENTS.insert(key, entry, 0);
 }
 
 /// The interface itself, where packets may leave by it.
 #[inline(always)]
-pub(crate) fn own_interface(ifindex: u32) -> Option<u32> {
-    INTERFACES.get_ifindex(ifindex)
+pub(crate) fn own_interface(interface: u32) -> Option<u32> {
+    INTERFACES.get_ifindex(interface)
 }
 
 /// The XDP action that sends the packet out of an interface.
 #[inline(always)]
-pub(crate) fn redirect(ifindex: u32) -> u32 {
-    INTERFACES.redirect(ifindex, 0).unwrap_or_else(|action| action)
+pub(crate) fn redirect(interface: u32) -> u32 {
+    INTERFACES.redirect(interface, 0).unwrap_or_else(|action| action)
 }
 
 #[inline(always)]
@@ -120,4 +207,10 @@ pub(crate) fn verdict_counter(index: u32) -> Option<*mut u64> {
 #[inline(always)]
 pub(crate) fn backend_counters(id: BackendId) -> Option<*mut BackendCounters> {
     COUNTERS.get_ptr_mut(id.raw().into())
+}
+
+/// Room for an event; `None` where the agent does not keep up.
+#[inline(always)]
+pub(crate) fn event() -> Option<RingBufEntry<TraceEvent>> {
+    EVENTS.reserve(0)
 }

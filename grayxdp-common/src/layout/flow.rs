@@ -1,0 +1,344 @@
+//! The flow table: buckets of one or two cache lines, entries of 16 bytes, one entry for both directions.
+//!
+//! An entry's first word says which flow it is and where it goes. It is written by compare-and-swap only and does not
+//! change until the entry is given to another flow, so one load gives both, never torn. The second word is what was seen
+//! of the flow; each part of it has one direction as its writer, and is stored by itself.
+
+use super::Address;
+use crate::{
+    ids::{BackendId, Be16, ServiceId},
+    limits::FLOW_ENTRIES_PER_BUCKET,
+};
+
+/// A flow tick is 2³⁰ ns, about 1.07 s: a shift where a division would cost on every packet.
+pub const FLOW_TICK_SHIFT: u32 = 30;
+
+/// The present flow tick. 16 bits wrap after 19.5 hours; time-outs are at most [`crate::limits::IDLE_TICKS_MAX`].
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "wraps, as said above")]
+pub const fn flow_tick(monotonic_ns: u64) -> u16 {
+    (monotonic_ns >> FLOW_TICK_SHIFT) as u16
+}
+
+/// The keyed hash of a flow: which bucket, and which fingerprint in it.
+///
+/// For an IPv4 client, address, port and service are 64 bits, and the hash is a bijection of them (odd multiplications and
+/// xor-shifts): in a table of at least 2¹⁶ buckets, bucket and fingerprint together name one flow, so no two flows are
+/// ever taken for each other. For IPv6, a false match has a chance of about 10⁻¹⁴ a lookup. The key is drawn at random when
+/// the table is made and never leaves the host; who cannot observe buckets cannot aim at one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct FlowHash(pub u64);
+
+impl FlowHash {
+    /// The hash of a client's flow at a service.
+    #[inline(always)]
+    pub const fn new(key: [u64; 2], client: Address, client_port: Be16, service: ServiceId) -> Self {
+        let [a, b, c, d] = client.words();
+        let tail = d as u64 | (client_port.to_wire() as u64) << 32 | (service.0 as u64) << 48;
+        let mut hash = tail ^ key[0];
+        if !client.is_v4() {
+            let head = (a as u64 | (b as u64) << 32) ^ key[1];
+            let folded = head.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            hash ^= ((folded ^ folded >> 32) ^ c as u64).wrapping_mul(key[0] | 1);
+        }
+        hash = hash.wrapping_mul(key[1] | 1);
+        hash ^= hash >> 32;
+        hash = hash.wrapping_mul(0x94d0_49bb_1331_11eb);
+        Self(hash ^ hash >> 29)
+    }
+
+    /// The bucket, among this many.
+    #[inline(always)]
+    pub const fn bucket(self, buckets: u32) -> u32 {
+        (((self.0 >> 32) * buckets as u64) >> 32) as u32
+    }
+
+    /// The fingerprint, in the place that it has in an entry's first word.
+    #[inline(always)]
+    pub const fn fingerprint(self) -> u64 {
+        self.0 << 16
+    }
+}
+
+/// An entry's first word: fingerprint and backend. Zero is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(transparent)]
+pub struct FlowOwner(pub u64);
+
+impl FlowOwner {
+    /// Nobody.
+    pub const EMPTY: Self = Self(0);
+
+    /// A flow on a backend.
+    #[inline(always)]
+    pub const fn new(hash: FlowHash, backend: BackendId) -> Self {
+        Self(hash.fingerprint() | backend.raw() as u64)
+    }
+
+    /// Whether it is this flow.
+    #[inline(always)]
+    pub const fn is(self, hash: FlowHash) -> bool {
+        // An empty entry could only be taken for the one flow of fingerprint zero, and then has no backend.
+        (self.0 ^ hash.fingerprint()) >> 16 == 0
+    }
+
+    /// Its backend; `None` where it is empty.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the low 16 bits are what is wanted")]
+    pub const fn backend(self) -> Option<BackendId> {
+        BackendId::from_raw(self.0 as u16)
+    }
+}
+
+/// An entry's second word: what was seen of the flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C, align(8))]
+pub struct FlowSeen {
+    /// When a packet was last seen, in flow ticks. Written at most once a tick.
+    pub last_tick: u16,
+    /// Bits `SEEN_…` of the client's packets.
+    pub client: u8,
+    /// Bits `SEEN_…` of the backend's packets.
+    pub backend: u8,
+    /// Bits `FLOW_…`, fixed when the entry is made.
+    pub kind: u8,
+    /// `full-nat`: index of its source address.
+    pub source: u8,
+    /// `full-nat`: its source port.
+    pub source_port: Be16,
+}
+
+/// [`FlowSeen::client`], [`FlowSeen::backend`]: any packet.
+pub const SEEN_PACKET: u8 = 1;
+/// A packet other than the first SYN: the handshake is over, as far as this side is concerned.
+pub const SEEN_SEGMENT: u8 = 1 << 1;
+/// A FIN.
+pub const SEEN_FIN: u8 = 1 << 2;
+/// A RST.
+pub const SEEN_RST: u8 = 1 << 3;
+/// A RST was sent to this side on behalf of the other, for the flow was severed.
+pub const SEEN_SEVERED: u8 = 1 << 4;
+
+/// [`FlowSeen::kind`]: a UDP conversation.
+pub const FLOW_UDP: u8 = 1;
+/// [`FlowSeen::kind`]: replies do not pass here.
+pub const FLOW_ONE_SIDED: u8 = 1 << 1;
+/// [`FlowSeen::kind`]: to be severed. Set by the agent.
+pub const FLOW_SEVER: u8 = 1 << 2;
+
+/// Where a flow is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum FlowState {
+    /// TCP or UDP: the backend has not answered yet.
+    HalfOpen,
+    /// TCP: both sides were seen, and it was not closed.
+    Established,
+    /// TCP: reset, or closed from both sides.
+    Closing,
+    /// UDP: both sides were seen.
+    Udp,
+}
+
+impl FlowState {
+    /// All.
+    pub const ALL: [Self; 4] = [Self::HalfOpen, Self::Established, Self::Closing, Self::Udp];
+
+    /// As in output and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::HalfOpen => "half-open",
+            Self::Established => "established",
+            Self::Closing => "closing",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl FlowSeen {
+    /// What the flow's flags say. Where replies do not pass, a client that goes on after its SYN counts as answered, and
+    /// its own FIN as the end.
+    #[inline(always)]
+    pub const fn state(&self) -> FlowState {
+        let one_sided = self.kind & FLOW_ONE_SIDED != 0;
+        let answered = self.backend != 0 || (one_sided && self.client & SEEN_SEGMENT != 0);
+        let both_fin = self.client & SEEN_FIN != 0 && (one_sided || self.backend & SEEN_FIN != 0);
+        if self.kind & FLOW_UDP != 0 {
+            if answered { FlowState::Udp } else { FlowState::HalfOpen }
+        } else if (self.client | self.backend) & SEEN_RST != 0 || both_fin {
+            FlowState::Closing
+        } else if answered {
+            FlowState::Established
+        } else {
+            FlowState::HalfOpen
+        }
+    }
+
+    /// Ticks since a packet was seen. A late store of an earlier tick is no age of 19 hours.
+    #[inline(always)]
+    pub const fn idle_ticks(&self, now_tick: u16) -> u16 {
+        let idle = now_tick.wrapping_sub(self.last_tick);
+        if idle >= 0xff00 { 0 } else { idle }
+    }
+
+    /// Whether it has been idle for longer than its state allows.
+    #[inline(always)]
+    pub const fn is_expired(&self, now_tick: u16, limits: &IdleTicks) -> bool {
+        self.idle_ticks(now_tick) > limits.of(self)
+    }
+}
+
+/// How long a flow may be idle, in flow ticks, by its state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct IdleTicks {
+    /// TCP, not answered yet.
+    pub half_open: u16,
+    /// TCP, answered.
+    pub established: u16,
+    /// TCP, reset or closed from both sides.
+    pub closing: u16,
+    /// UDP.
+    pub udp: u16,
+}
+
+impl IdleTicks {
+    /// The limit for a flow.
+    #[inline(always)]
+    pub const fn of(&self, seen: &FlowSeen) -> u16 {
+        match seen.state() {
+            FlowState::HalfOpen if seen.kind & FLOW_UDP == 0 => self.half_open,
+            FlowState::Established => self.established,
+            FlowState::Closing => self.closing,
+            FlowState::Udp | FlowState::HalfOpen => self.udp,
+        }
+    }
+}
+
+/// One flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct FlowEntry {
+    /// Which flow, and where it goes.
+    pub owner: FlowOwner,
+    /// What was seen of it.
+    pub seen: FlowSeen,
+}
+
+/// Two cache lines. Entries are filled from the front, so that most lookups read the first line only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C, align(64))]
+pub struct FlowBucket {
+    /// In no order.
+    pub entries: [FlowEntry; FLOW_ENTRIES_PER_BUCKET],
+}
+
+/// `full-nat`: who has a source port. Index: source address, then port.
+///
+/// It is taken by compare-and-swap on `owner`, and never given back: a slot whose flow is no longer in the flow table is
+/// free, whoever took it. So none can leak.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C, align(32))]
+pub struct SourceSlot {
+    /// The flow's first word; zero while it was never used.
+    pub owner: FlowOwner,
+    /// The client.
+    pub client: Address,
+    /// Where the flow's entry is.
+    pub bucket: u32,
+    /// The client's port.
+    pub client_port: Be16,
+    /// The [`ServiceId`].
+    pub service: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY: [u64; 2] = [0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321];
+    const LIMITS: IdleTicks = IdleTicks { half_open: 10, established: 3600, closing: 9, udp: 60 };
+
+    fn seen(client: u8, backend: u8, kind: u8) -> FlowSeen {
+        FlowSeen { client, backend, kind, ..FlowSeen::default() }
+    }
+
+    #[test]
+    fn flags_tell_the_state() {
+        let both = SEEN_PACKET | SEEN_SEGMENT;
+        for (client, backend, kind, expected) in [
+            (SEEN_PACKET, 0, 0, FlowState::HalfOpen),
+            (both, 0, 0, FlowState::HalfOpen),
+            (SEEN_PACKET, both, 0, FlowState::Established),
+            (both | SEEN_FIN, both, 0, FlowState::Established),
+            (both | SEEN_FIN, both | SEEN_FIN, 0, FlowState::Closing),
+            (SEEN_PACKET, SEEN_PACKET | SEEN_RST, 0, FlowState::Closing),
+            (both | SEEN_RST, both, 0, FlowState::Closing),
+            (SEEN_PACKET, 0, FLOW_ONE_SIDED, FlowState::HalfOpen),
+            (both, 0, FLOW_ONE_SIDED, FlowState::Established),
+            (both | SEEN_FIN, 0, FLOW_ONE_SIDED, FlowState::Closing),
+            (SEEN_PACKET, 0, FLOW_UDP, FlowState::HalfOpen),
+            (SEEN_PACKET, SEEN_PACKET, FLOW_UDP, FlowState::Udp),
+        ] {
+            assert_eq!(seen(client, backend, kind).state(), expected, "{client:#x} {backend:#x} {kind}");
+        }
+    }
+
+    #[test]
+    fn a_flow_expires_after_its_states_time_out_also_across_the_wrap() {
+        let flow = FlowSeen { last_tick: u16::MAX - 2, ..seen(SEEN_PACKET, 0, 0) };
+        assert!(!flow.is_expired(7, &LIMITS));
+        assert!(flow.is_expired(8, &LIMITS));
+        // A store that came late.
+        assert!(!flow.is_expired(u16::MAX - 4, &LIMITS));
+    }
+
+    proptest! {
+        /// What makes false matches impossible for IPv4.
+        #[test]
+        fn bucket_and_fingerprint_name_one_ipv4_flow(
+            flows in prop::collection::hash_set((any::<u32>(), any::<u16>(), 0..512u32), 2..200),
+            buckets in (1u32 << 16)..(1 << 22),
+            key in any::<[u64; 2]>(),
+        ) {
+            let mut places = HashSet::new();
+            for (client, port, service) in flows {
+                let client = Address::from_v4_wire(client);
+                let hash = FlowHash::new(key, client, Be16::new(port), ServiceId(service));
+                prop_assert!(hash.bucket(buckets) < buckets);
+                prop_assert!(places.insert((hash.bucket(buckets), hash.fingerprint())));
+            }
+        }
+
+        #[test]
+        fn every_part_of_an_ipv6_flow_counts(address in any::<u128>(), bit in 0..128u32, port in any::<u16>()) {
+            let hash = |address: u128, port, service| {
+                FlowHash::new(KEY, Address::from(IpAddr::from(address.to_be_bytes())), Be16::new(port), ServiceId(service))
+            };
+            let flow = hash(address, port, 3);
+            prop_assert_ne!(flow, hash(address ^ 1 << bit, port, 3));
+            prop_assert_ne!(flow, hash(address, port ^ 1, 3));
+            prop_assert_ne!(flow, hash(address, port, 4));
+        }
+    }
+
+    /// χ² of neighbouring clients over the buckets: the 99.9 % quantile for 255 degrees of freedom is 330.5.
+    #[test]
+    fn neighbouring_flows_spread_evenly_over_the_buckets() {
+        let mut counts = [0u32; 256];
+        for client in 0..4096u32 {
+            for port in 0..16u16 {
+                let address = Address::from(IpAddr::from((0x0a00_0000 + client).to_be_bytes()));
+                let hash = FlowHash::new(KEY, address, Be16::new(40_000 + port), ServiceId(1));
+                counts[hash.bucket(256) as usize] += 1;
+            }
+        }
+        let chi_square: f64 = counts.iter().map(|&n| (f64::from(n) - 256.0).powi(2) / 256.0).sum();
+        assert!(chi_square < 330.5, "{chi_square}");
+    }
+}
