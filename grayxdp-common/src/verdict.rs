@@ -68,6 +68,10 @@ pub enum Verdict {
     DroppedHeaderChain = 43,
     /// Of a connection that is severed, and nothing that needs an answer: dropped.
     DroppedSevered = 44,
+    /// For a `dsr` service, but the backend's MAC address is not known: dropped.
+    DroppedNeighbourUnknown = 45,
+    /// For a `dsr` service, larger than the way onwards allows, and nobody to fragment it: dropped.
+    DroppedTooBig = 46,
 }
 
 /// The three kinds of verdicts, as the `action` label of the metric.
@@ -94,7 +98,7 @@ impl Action {
 
 impl Verdict {
     /// All, by number.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::ForwardedSameInterface,
         Self::ForwardedOtherInterface,
         Self::HandedNeighbourUnknown,
@@ -125,6 +129,8 @@ impl Verdict {
         Self::DroppedNoSourcePort,
         Self::DroppedHeaderChain,
         Self::DroppedSevered,
+        Self::DroppedNeighbourUnknown,
+        Self::DroppedTooBig,
     ];
 
     /// Index of its counter.
@@ -175,6 +181,8 @@ impl Verdict {
             Self::DroppedNoSourcePort => "no_source_port",
             Self::DroppedHeaderChain => "header_chain",
             Self::DroppedSevered => "severed",
+            Self::DroppedNeighbourUnknown => "neighbour_unknown",
+            Self::DroppedTooBig => "too_big_for_dsr",
         }
     }
 }

@@ -155,7 +155,34 @@ impl FlowState {
     }
 }
 
+const _: () = assert!(cfg!(target_endian = "little"), "the word's parts are taken in this order");
+
 impl FlowSeen {
+    /// From the whole word, so that one load gives all parts.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "shifted to the bits that are wanted")]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            last_tick: word as u16,
+            client: (word >> 16) as u8,
+            backend: (word >> 24) as u8,
+            kind: (word >> 32) as u8,
+            source: (word >> 40) as u8,
+            source_port: Be16::from_wire((word >> 48) as u16),
+        }
+    }
+
+    /// The whole word.
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        self.last_tick as u64
+            | (self.client as u64) << 16
+            | (self.backend as u64) << 24
+            | (self.kind as u64) << 32
+            | (self.source as u64) << 40
+            | (self.source_port.to_wire() as u64) << 48
+    }
+
     /// What the flow's flags say. Where replies do not pass, a client that goes on after its SYN counts as answered, and
     /// its own FIN as the end.
     #[inline(always)]
@@ -244,8 +271,8 @@ pub struct SourceSlot {
     pub owner: FlowOwner,
     /// The client.
     pub client: Address,
-    /// Where the flow's entry is.
-    pub bucket: u32,
+    /// Where the flow's entry is: bucket times [`FLOW_ENTRIES_PER_BUCKET`], plus its place there.
+    pub entry: u32,
     /// The client's port.
     pub client_port: Be16,
     /// The [`ServiceId`].
@@ -286,6 +313,18 @@ mod tests {
             (SEEN_PACKET, SEEN_PACKET, FLOW_UDP, FlowState::Udp),
         ] {
             assert_eq!(seen(client, backend, kind).state(), expected, "{client:#x} {backend:#x} {kind}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_seen_is_its_word(word in any::<u64>()) {
+            let seen = FlowSeen::from_word(word);
+            prop_assert_eq!(seen.to_word(), word);
+            let entry = FlowEntry { owner: FlowOwner::EMPTY, seen };
+            // SAFETY: plain integers of 16 bytes.
+            let words: [u64; 2] = unsafe { core::mem::transmute(entry) };
+            prop_assert_eq!(words, [0, word]);
         }
     }
 
