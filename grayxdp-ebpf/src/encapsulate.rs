@@ -28,6 +28,7 @@ pub(crate) fn overhead(backend: &Address) -> u16 {
 
 /// The ends of the tunnel.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Tunnel {
     pub(crate) source: Address,
     pub(crate) destination: Address,
@@ -64,11 +65,15 @@ fn low_bits(count: u32) -> u32 {
 /// Puts the outer header in front.
 #[inline(always)]
 pub(crate) fn wrap(context: &XdpContext, tunnel: &Tunnel) -> Result<(), Verdict> {
-    if wrap_packet(context.ctx, tunnel) == 0 { Ok(()) } else { Err(Verdict::DroppedRewriteFailed) }
+    if grayxdp_wrap(context.ctx, tunnel) == 0 { Ok(()) } else { Err(Verdict::DroppedRewriteFailed) }
 }
 
+/// Zero where it was done.
 #[inline(never)]
-fn wrap_packet(context: *mut xdp_md, tunnel: &Tunnel) -> u64 {
+#[unsafe(no_mangle)]
+extern "C" fn grayxdp_wrap(context: *mut xdp_md, tunnel: *const Tunnel) -> u64 {
+    // SAFETY: `wrap` has just been given it; see `lib.rs`.
+    let Some(tunnel) = (unsafe { tunnel.as_ref() }) else { return 1 };
     let context = XdpContext::new(context);
     u64::from(try_wrap(&context, tunnel).is_none())
 }

@@ -86,16 +86,22 @@ impl Place {
     /// The flow's entry.
     #[inline(always)]
     pub(crate) fn find(&self) -> Option<Found> {
+        let mut found_at = 0;
+        let mut owner = FlowOwner::EMPTY;
         let mut at = 0;
         while at < FLOW_ENTRIES_PER_BUCKET {
-            let owner = self.owner(at);
-            if owner.is(self.hash) && owner.backend().is_some() {
-                let entry = self.entry(self.opaque_place(at));
-                return Some(Found { owner, seen: load_seen(entry.entry), ..entry });
+            let candidate = self.owner(at);
+            if candidate.is(self.hash) && candidate.backend().is_some() {
+                found_at = at;
+                owner = candidate;
+                break;
             }
             at += 1;
         }
-        None
+        // VERIFIER: all parts have values on both paths. Where they had none, the compiler would store what it never set.
+        let entry = self.entry(self.opaque_place(found_at));
+        let found = Found { owner, seen: load_seen(entry.entry), ..entry };
+        if owner == FlowOwner::EMPTY { None } else { Some(found) }
     }
 
     /// Whether the flow has been idle for longer than its state allows.
@@ -250,20 +256,25 @@ const _: () = assert!(FLOW_ENTRIES_PER_BUCKET.is_power_of_two(), "places are mas
 /// How readily an empty entry is taken.
 const EMPTY_SCORE: u32 = u32::MAX;
 
-/// The entry of this index, if it is still this flow's.
+/// The entry of this index, and whose it is.
 #[inline(always)]
-pub(crate) fn entry_of(control: &'static Control, index: u32, owner: FlowOwner) -> Option<(Place, Found)> {
+pub(crate) fn entry_at(control: &'static Control, index: u32) -> Option<(Place, Found)> {
     #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
     const ENTRIES: u32 = FLOW_ENTRIES_PER_BUCKET as u32;
     let bucket_index = index / ENTRIES;
     let bucket = maps::flow_bucket(bucket_index)?;
     let place = Place { control, bucket, bucket_index, hash: FlowHash(0), now_tick: now_tick() };
     let at = (index % ENTRIES) as usize;
-    if place.owner(at) != owner || owner == FlowOwner::EMPTY {
-        return None;
-    }
+    let owner = place.owner(at);
     let found = place.entry(at);
     Some((place, Found { owner, seen: load_seen(found.entry), ..found }))
+}
+
+/// The entry of this index, if it is still this flow's.
+#[inline(always)]
+pub(crate) fn entry_of(control: &'static Control, index: u32, owner: FlowOwner) -> Option<(Place, Found)> {
+    let (place, found) = entry_at(control, index)?;
+    if found.owner == owner && owner != FlowOwner::EMPTY { Some((place, found)) } else { None }
 }
 
 impl Found {

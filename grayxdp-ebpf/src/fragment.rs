@@ -17,7 +17,7 @@ use crate::{
     maps,
     outcome::Outcome,
     packet::Packet,
-    parse::{self, ETHERTYPE_IPV4, IPV4_LEN, IPV6_LEN, Network},
+    parse::{self, ETHERTYPE_IPV4, IPV4_LEN, IPV6_LEN, IpHeader, Network},
     rewrite::{self, End},
     route::{self, Departure, Way},
 };
@@ -25,7 +25,8 @@ use crate::{
 /// A fragment's addresses, and the datagram that it is of.
 #[derive(Clone, Copy)]
 struct Fragment {
-    network: Network,
+    ip: IpHeader,
+    traffic_class: u8,
     source: Address,
     destination: Address,
     id: u32,
@@ -47,8 +48,16 @@ impl Fragment {
 }
 
 /// Remembers where a first fragment goes. To be called while its addresses are as they came.
+#[inline(always)]
+pub(crate) fn remember(context: &XdpContext, entry: &FragmentEntry) {
+    grayxdp_remember(context.ctx, entry);
+}
+
 #[inline(never)]
-pub(crate) fn remember(context: *mut xdp_md, entry: &FragmentEntry) -> u64 {
+#[unsafe(no_mangle)]
+extern "C" fn grayxdp_remember(context: *mut xdp_md, entry: *const FragmentEntry) -> u64 {
+    // SAFETY: `remember` has just been given it; see `lib.rs`.
+    let Some(entry) = (unsafe { entry.as_ref() }) else { return 0 };
     let packet = Packet::new(&XdpContext::new(context));
     if let Some(fragment) = read(packet) {
         maps::store_fragment(&fragment.key(), entry);
@@ -77,7 +86,8 @@ fn read(packet: Packet) -> Option<Fragment> {
     if ethertype == ETHERTYPE_IPV4 {
         let header = packet.window::<IPV4_LEN>(ip_offset)?;
         return Some(Fragment {
-            network: Network::V4(header),
+            ip: IpHeader { offset: ip_offset, is_v4: true },
+            traffic_class: header.u8::<1>(),
             source: Address::from_v4_wire(header.u32::<12>()),
             destination: Address::from_v4_wire(header.u32::<16>()),
             id: u32::from(header.u16::<4>()),
@@ -91,7 +101,8 @@ fn read(packet: Packet) -> Option<Fragment> {
     let [source, destination] = parse::v6_addresses(header);
     // The protocol may stand behind further headers of the first fragment: identification and addresses say enough.
     Some(Fragment {
-        network: Network::V6(header),
+        ip: IpHeader { offset: ip_offset, is_v4: false },
+        traffic_class: parse::traffic_class(Network::V6(header)),
         source,
         destination,
         id: chain.fragment_id,
@@ -121,7 +132,7 @@ fn send(
         source: entry.source,
         destination: if entry.is_reply != 0 { entry.destination } else { backend.endpoint.address },
         ip_len: fragment.ip_len.saturating_add(overhead),
-        traffic_class: parse::traffic_class(fragment.network),
+        traffic_class: fragment.traffic_class,
         protocol: fragment.protocol,
     };
     let way = if entry.is_reply != 0 {
@@ -133,21 +144,25 @@ fn send(
     if service.mode == MODE_DSR && !way.is_own() {
         return Err(route::too_far(way.verdict));
     }
-    rewrite::address(fragment.network, End::Source, &fragment.source, &entry.source);
-    rewrite::address(fragment.network, End::Destination, &fragment.destination, &entry.destination);
+    rewrite(packet, fragment, entry, &way, is_wrapped).ok_or(Verdict::DroppedRewriteFailed)?;
     if entry.is_reply != 0 {
         count::reply(id, fragment.ip_len);
     } else {
         let passage = Passage { meeting: Meeting::Known, is_pinned: false, is_fallback: false, is_tracked: true };
         count::request(id, fragment.ip_len, passage);
     }
-    if is_wrapped || way.is_own() {
-        rewrite::hop_limit(fragment.network);
-    }
     if is_wrapped {
         encapsulate::wrap(context, &Tunnel::new(service, &backend.endpoint.address, fragment.id, &way))?;
-    } else if way.is_own() {
-        rewrite::macs(packet, way.macs).ok_or(Verdict::DroppedRewriteFailed)?;
     }
     Ok(way)
+}
+
+#[inline(always)]
+fn rewrite(packet: Packet, fragment: &Fragment, entry: &FragmentEntry, way: &Way, is_wrapped: bool) -> Option<()> {
+    rewrite::address(packet, fragment.ip, End::Source, &fragment.source, &entry.source)?;
+    rewrite::address(packet, fragment.ip, End::Destination, &fragment.destination, &entry.destination)?;
+    if is_wrapped || way.is_own() {
+        rewrite::hop_limit(packet, fragment.ip)?;
+    }
+    if way.is_own() && !is_wrapped { rewrite::macs(packet, way.macs) } else { Some(()) }
 }

@@ -17,7 +17,7 @@ use crate::{
     outcome::Outcome,
     packet::{Packet, Window},
     parse::{
-        self, ETHERTYPE_IPV4, IPV4_LEN, IPV6_LEN, Network, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
+        self, ETHERTYPE_IPV4, IPV4_LEN, IPV6_LEN, IpHeader, Network, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
     },
     reply, request,
     rewrite::{self, End},
@@ -35,10 +35,11 @@ const ECHO_REQUEST_V6: u16 = 0x8000_u16.to_be();
 /// An ICMP message in its IP packet.
 #[derive(Clone, Copy)]
 struct Message {
-    network: Network,
+    ip: IpHeader,
+    traffic_class: u8,
+    type_code: u16,
     source: Address,
     destination: Address,
-    icmp: Window<ICMP_LEN>,
     /// Where the message's body begins.
     body: usize,
     /// Where the IP packet ends.
@@ -51,8 +52,7 @@ struct Message {
 pub(crate) fn process(context: &XdpContext, control: &'static Control) -> Outcome {
     let packet = Packet::new(context);
     let Some(message) = read(packet) else { return Outcome::of(Verdict::PassedMalformed) };
-    let type_code = message.icmp.u16::<0>();
-    let is_v4 = matches!(message.network, Network::V4(_));
+    let (type_code, is_v4) = (message.type_code, message.ip.is_v4);
     if type_code == if is_v4 { ECHO_REQUEST } else { ECHO_REQUEST_V6 } {
         return echo(control, packet, &message);
     }
@@ -61,10 +61,54 @@ pub(crate) fn process(context: &XdpContext, control: &'static Control) -> Outcom
     if !is_error {
         return Outcome::of(Verdict::PassedOtherProtocol);
     }
-    match quote(packet, &message) {
-        Some(quote) => error(context, control, packet, &message, &quote),
-        None => Outcome::of(Verdict::PassedIcmpNoFlow),
+    let Some(quote) = quote(packet, &message) else { return Outcome::of(Verdict::PassedIcmpNoFlow) };
+    if service::service_at(control, quote.source).is_some() {
+        Outcome::from_raw(TO_BACKEND)
+    } else if service::backend_at(control, quote.destination).is_some() {
+        Outcome::from_raw(TO_CLIENT)
+    } else {
+        Outcome::of(Verdict::PassedIcmpNoFlow)
     }
+}
+
+/// In place of an outcome: the message is an error about a packet that a service sent, for [`to_backend`].
+pub(crate) const TO_BACKEND: u64 = 0;
+/// In place of an outcome: the message is an error about a packet that a client sent, for [`to_client`].
+pub(crate) const TO_CLIENT: u64 = 1 << 63;
+
+/// An error about a packet that a service sent: to the backend that did.
+#[inline(always)]
+pub(crate) fn to_backend(context: &XdpContext, control: &'static Control) -> Outcome {
+    let packet = Packet::new(context);
+    let Some((message, quote)) = read_error(packet) else { return Outcome::of(Verdict::PassedIcmpNoFlow) };
+    let Some((id, service)) = service::service_at(control, quote.source) else {
+        return Outcome::of(Verdict::PassedIcmpNoFlow);
+    };
+    match send_to_backend(context, control, packet, &message, &quote, id, service) {
+        Ok((way, backend)) => way.outcome().for_service(id).for_backend(backend),
+        Err(verdict) => Outcome::of(verdict).for_service(id),
+    }
+}
+
+/// An error about a packet that a client sent, from a backend or a host on the way to it: to the client.
+#[inline(always)]
+pub(crate) fn to_client(context: &XdpContext, control: &'static Control) -> Outcome {
+    let packet = Packet::new(context);
+    let Some((message, quote)) = read_error(packet) else { return Outcome::of(Verdict::PassedIcmpNoFlow) };
+    let Some((id, backend)) = service::backend_at(control, quote.destination) else {
+        return Outcome::of(Verdict::PassedIcmpNoFlow);
+    };
+    match send_to_client(context, control, packet, &message, &quote, (id, backend)) {
+        Ok((way, service)) => way.outcome().for_service(service).for_backend(id),
+        Err(verdict) => Outcome::of(verdict).for_backend(id),
+    }
+}
+
+#[inline(always)]
+fn read_error(packet: Packet) -> Option<(Message, Quote)> {
+    let message = read(packet)?;
+    let quote = quote(packet, &message)?;
+    Some((message, quote))
 }
 
 #[inline(always)]
@@ -77,10 +121,11 @@ fn read(packet: Packet) -> Option<Message> {
         let icmp = packet.window::<ICMP_LEN>(ip_offset + header_len)?;
         let is_whole = header.u16::<6>() & 0x3fff_u16.to_be() == 0 && usize::from(ip_len) >= header_len + ICMP_LEN;
         return is_whole.then_some(Message {
-            network: Network::V4(header),
+            ip: IpHeader { offset: ip_offset, is_v4: true },
+            traffic_class: header.u8::<1>(),
+            type_code: icmp.u16::<0>(),
             source: Address::from_v4_wire(header.u32::<12>()),
             destination: Address::from_v4_wire(header.u32::<16>()),
-            icmp,
             body: ip_offset + header_len + ICMP_LEN,
             end: ip_offset + usize::from(ip_len),
             hop_limit: header.u8::<8>(),
@@ -97,10 +142,11 @@ fn read(packet: Packet) -> Option<Message> {
         && !source.is_v4()
         && !destination.is_v4();
     is_right.then_some(Message {
-        network: Network::V6(header),
+        ip: IpHeader { offset: ip_offset, is_v4: false },
+        traffic_class: parse::traffic_class(Network::V6(header)),
+        type_code: icmp.u16::<0>(),
         source,
         destination,
-        icmp,
         body: ip_offset + IPV6_LEN + ICMP_LEN,
         end: ip_offset + IPV6_LEN + usize::from(payload_len),
         hop_limit: header.u8::<7>(),
@@ -120,36 +166,46 @@ fn echo(control: &Control, packet: Packet, message: &Message) -> Outcome {
     if request::is_martian(&message.source) {
         return Outcome::of(Verdict::DroppedMartianSource);
     }
-    rewrite::address(message.network, End::Source, &message.source, &message.destination);
-    rewrite::address(message.network, End::Destination, &message.destination, &message.source);
-    let [old, new] = match message.network {
-        Network::V4(_) => [ECHO_REQUEST, ECHO_REPLY],
-        Network::V6(_) => [ECHO_REQUEST_V6, ECHO_REPLY_V6],
-    };
-    message.icmp.set_u16::<0>(new);
-    message.icmp.set_u16::<2>(ChecksumDelta::ZERO.half(old, new).apply(message.icmp.u16::<2>()));
-    rewrite::set_hop_limit(message.network, HOP_LIMIT);
-    match rewrite::swap_macs(packet) {
-        Some(()) => Outcome::of(Verdict::AnsweredEcho),
-        None => Outcome::of(Verdict::DroppedRewriteFailed),
+    let outcome = if answer(packet, message).is_some() { Verdict::AnsweredEcho } else { Verdict::DroppedRewriteFailed };
+    Outcome::of(outcome)
+}
+
+#[inline(always)]
+fn answer(packet: Packet, message: &Message) -> Option<()> {
+    rewrite::address(packet, message.ip, End::Source, &message.source, &message.destination)?;
+    rewrite::address(packet, message.ip, End::Destination, &message.destination, &message.source)?;
+    let [old, new] =
+        if message.ip.is_v4 { [ECHO_REQUEST, ECHO_REPLY] } else { [ECHO_REQUEST_V6, ECHO_REPLY_V6] };
+    let icmp = message.icmp(packet)?;
+    icmp.set_u16::<0>(new);
+    icmp.set_u16::<2>(ChecksumDelta::ZERO.half(old, new).apply(icmp.u16::<2>()));
+    rewrite::set_hop_limit(packet, message.ip, HOP_LIMIT)?;
+    rewrite::swap_macs(packet)
+}
+
+impl Message {
+    #[inline(always)]
+    fn icmp(&self, packet: Packet) -> Option<Window<ICMP_LEN>> {
+        packet.window(self.body - ICMP_LEN)
     }
 }
 
 /// The packet that an error quotes: its IP header and at least 8 bytes behind.
 #[derive(Clone, Copy)]
 struct Quote {
-    network: Network,
-    transport: Window<8>,
-    /// TCP's checksum, where the quote reaches that far.
-    tcp_checksum: Option<Window<18>>,
+    ip: IpHeader,
+    /// Where its transport header begins.
+    transport: usize,
+    /// Whether it reaches as far as TCP's checksum.
+    has_tcp_checksum: bool,
     source: Endpoint,
     destination: Endpoint,
 }
 
 #[inline(always)]
 fn quote(packet: Packet, message: &Message) -> Option<Quote> {
-    let (network, addresses, protocol, offset) = match message.network {
-        Network::V4(_) => {
+    let (addresses, protocol, offset) = match message.ip.is_v4 {
+        true => {
             let header = packet.window::<IPV4_LEN>(message.body)?;
             let header_len = usize::from(header.u8::<0>() & 0x0f) * 4;
             let is_right = header.u8::<0>() >> 4 == 4
@@ -159,59 +215,33 @@ fn quote(packet: Packet, message: &Message) -> Option<Quote> {
                 return None;
             }
             let addresses = [Address::from_v4_wire(header.u32::<12>()), Address::from_v4_wire(header.u32::<16>())];
-            (Network::V4(header), addresses, header.u8::<9>(), message.body + header_len)
+            (addresses, header.u8::<9>(), message.body + header_len)
         }
-        Network::V6(_) => {
+        false => {
             let header = packet.window::<IPV6_LEN>(message.body)?;
             let addresses = parse::v6_addresses(header);
             if header.u8::<0>() >> 4 != 6 || addresses[0].is_v4() || addresses[1].is_v4() {
                 return None;
             }
-            (Network::V6(header), addresses, header.u8::<6>(), message.body + IPV6_LEN)
+            (addresses, header.u8::<6>(), message.body + IPV6_LEN)
         }
     };
     if (protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP) || offset + 8 > message.end {
         return None;
     }
     let transport = packet.window::<8>(offset)?;
-    let reaches_checksum = protocol == PROTOCOL_TCP && offset + 18 <= message.end;
-    let tcp_checksum = if reaches_checksum { packet.window::<18>(offset) } else { None };
     let [source, destination] = addresses;
     Some(Quote {
-        network,
-        transport,
-        tcp_checksum,
+        ip: IpHeader { offset: message.body, is_v4: message.ip.is_v4 },
+        transport: offset,
+        has_tcp_checksum: protocol == PROTOCOL_TCP && offset + 18 <= message.end,
         source: Endpoint::new(source, Be16::from_wire(transport.u16::<0>()), protocol),
         destination: Endpoint::new(destination, Be16::from_wire(transport.u16::<2>()), protocol),
     })
 }
 
 #[inline(always)]
-fn error(
-    context: &XdpContext,
-    control: &'static Control,
-    packet: Packet,
-    message: &Message,
-    quote: &Quote,
-) -> Outcome {
-    if let Some((id, service)) = service::service_at(control, quote.source) {
-        return match to_backend(context, control, packet, message, quote, id, service) {
-            Ok((way, backend)) => way.outcome().for_service(id).for_backend(backend),
-            Err(verdict) => Outcome::of(verdict).for_service(id),
-        };
-    }
-    let Some((id, backend)) = service::backend_at(control, quote.destination) else {
-        return Outcome::of(Verdict::PassedIcmpNoFlow);
-    };
-    match to_client(context, control, packet, message, quote, (id, backend)) {
-        Ok((way, service)) => way.outcome().for_service(service).for_backend(id),
-        Err(verdict) => Outcome::of(verdict).for_backend(id),
-    }
-}
-
-/// About a packet that a service sent: to the backend that did.
-#[inline(always)]
-fn to_backend(
+fn send_to_backend(
     context: &XdpContext,
     control: &'static Control,
     packet: Packet,
@@ -247,14 +277,14 @@ fn to_backend(
         return Err(route::too_far(way.verdict));
     }
     if service.mode == MODE_NAT || service.mode == MODE_FULL_NAT {
-        let mut delta = requote(quote, End::Source, &quote.source, &backend.endpoint);
+        let mut delta = requote(packet, quote, End::Source, &quote.source, &backend.endpoint)?;
         if service.mode == MODE_FULL_NAT {
             let found = found.ok_or(Verdict::PassedIcmpNoFlow)?;
             let source = source::endpoint(found.seen.source, found.seen.source_port, quote.source.protocol);
             let source = source.ok_or(Verdict::PassedIcmpNoFlow)?;
-            delta = delta.and(requote(quote, End::Destination, &quote.destination, &source));
+            delta = delta.and(requote(packet, quote, End::Destination, &quote.destination, &source)?);
         }
-        readdress(message, End::Destination, &message.destination, &backend.endpoint.address, delta);
+        readdress(packet, message, End::Destination, &message.destination, &backend.endpoint.address, delta)?;
     }
     depart(context, packet, message, &way, is_wrapped.then(|| {
         Tunnel::new(service, &backend.endpoint.address, place.entropy(), &way)
@@ -268,9 +298,8 @@ fn known(id: BackendId, service: &ServiceEntry) -> Option<(BackendId, &'static B
     (backend.service == service.pools).then_some((id, backend))
 }
 
-/// About a packet that a client sent, from a backend or a host on the way to it: to the client.
 #[inline(always)]
-fn to_client(
+fn send_to_client(
     context: &XdpContext,
     control: &'static Control,
     packet: Packet,
@@ -290,12 +319,13 @@ fn to_client(
     let source = if is_from_backend { vip.address } else { message.source };
     let departure = departure(message, source, answered.client.address, 0);
     let way = route::to_client(context, control, &departure).passable()?;
-    let mut delta = requote(quote, End::Destination, &quote.destination, &vip);
+    let mut delta = requote(packet, quote, End::Destination, &quote.destination, &vip)?;
     if answered.service.mode == MODE_FULL_NAT {
-        delta = delta.and(requote(quote, End::Source, &quote.source, &answered.client));
-        readdress(message, End::Destination, &message.destination, &answered.client.address, ChecksumDelta::ZERO);
+        delta = delta.and(requote(packet, quote, End::Source, &quote.source, &answered.client)?);
+        let client = &answered.client.address;
+        readdress(packet, message, End::Destination, &message.destination, client, ChecksumDelta::ZERO)?;
     }
-    readdress(message, End::Source, &message.source, &source, delta);
+    readdress(packet, message, End::Source, &message.source, &source, delta)?;
     count::icmp_error(id);
     depart(context, packet, message, &way, None)?;
     Ok((way, answered.id))
@@ -307,7 +337,7 @@ fn departure(message: &Message, source: Address, destination: Address, overhead:
         source,
         destination,
         ip_len: message.ip_len.saturating_add(overhead),
-        traffic_class: parse::traffic_class(message.network),
+        traffic_class: message.traffic_class,
         protocol: if destination.is_v4() { PROTOCOL_ICMP } else { PROTOCOL_ICMPV6 },
     }
 }
@@ -315,48 +345,61 @@ fn departure(message: &Message, source: Address, destination: Address, overhead:
 /// Gives one end of the quoted packet another address and port, its checksums included. Returns what the message's own
 /// checksum, which covers the quote, changes by.
 #[inline(always)]
-fn requote(quote: &Quote, end: End, old: &Endpoint, new: &Endpoint) -> ChecksumDelta {
-    let mut covered = ChecksumDelta::ZERO;
-    let addresses = match quote.network {
-        Network::V4(header) => {
-            let before = header.u16::<10>();
-            let delta = rewrite::address(quote.network, end, &old.address, &new.address);
-            covered = covered.half(before, header.u16::<10>());
-            delta
-        }
-        Network::V6(_) => rewrite::address(quote.network, end, &old.address, &new.address),
-    };
+fn requote(packet: Packet, quote: &Quote, end: End, old: &Endpoint, new: &Endpoint) -> Result<ChecksumDelta, Verdict> {
+    try_requote(packet, quote, end, old, new).ok_or(Verdict::DroppedRewriteFailed)
+}
+
+#[inline(always)]
+fn try_requote(packet: Packet, quote: &Quote, end: End, old: &Endpoint, new: &Endpoint) -> Option<ChecksumDelta> {
+    let before = v4_checksum(packet, quote)?;
+    let addresses = rewrite::address(packet, quote.ip, end, &old.address, &new.address)?;
+    let mut covered = ChecksumDelta::ZERO.half(before, v4_checksum(packet, quote)?);
     let ports = ChecksumDelta::ZERO.half(old.port.to_wire(), new.port.to_wire());
+    let transport = packet.window::<8>(quote.transport)?;
     match end {
-        End::Source => quote.transport.set_u16::<0>(new.port.to_wire()),
-        End::Destination => quote.transport.set_u16::<2>(new.port.to_wire()),
+        End::Source => transport.set_u16::<0>(new.port.to_wire()),
+        End::Destination => transport.set_u16::<2>(new.port.to_wire()),
     }
     covered = covered.and(addresses).and(ports);
     let delta = addresses.and(ports);
     if old.protocol == PROTOCOL_UDP {
-        let before = quote.transport.u16::<6>();
+        let before = transport.u16::<6>();
         let after = rewrite::udp_checksum(before, delta);
-        quote.transport.set_u16::<6>(after);
+        transport.set_u16::<6>(after);
         covered = covered.half(before, after);
-    } else if let Some(tcp) = quote.tcp_checksum {
+    } else if quote.has_tcp_checksum {
+        let tcp = packet.window::<18>(quote.transport)?;
         let before = tcp.u16::<16>();
         let after = delta.apply(before);
         tcp.set_u16::<16>(after);
         covered = covered.half(before, after);
     }
-    covered
+    Some(covered)
+}
+
+/// The quoted IPv4 header's checksum; zero where it is none.
+#[inline(always)]
+fn v4_checksum(packet: Packet, quote: &Quote) -> Option<u16> {
+    if quote.ip.is_v4 { Some(packet.window::<IPV4_LEN>(quote.ip.offset)?.u16::<10>()) } else { Some(0) }
 }
 
 /// Gives one end of the message another address, and mends its checksum for that (ICMPv6 has a pseudo-header) and for
 /// what has changed in the quote.
 #[inline(always)]
-fn readdress(message: &Message, end: End, old: &Address, new: &Address, quoted: ChecksumDelta) {
-    let addresses = rewrite::address(message.network, end, old, new);
-    let delta = match message.network {
-        Network::V4(_) => quoted,
-        Network::V6(_) => quoted.and(addresses),
-    };
-    message.icmp.set_u16::<2>(delta.apply(message.icmp.u16::<2>()));
+fn readdress(
+    packet: Packet,
+    message: &Message,
+    end: End,
+    old: &Address,
+    new: &Address,
+    quoted: ChecksumDelta,
+) -> Result<(), Verdict> {
+    let addresses =
+        rewrite::address(packet, message.ip, end, old, new).ok_or(Verdict::DroppedRewriteFailed)?;
+    let delta = if message.ip.is_v4 { quoted } else { quoted.and(addresses) };
+    let icmp = message.icmp(packet).ok_or(Verdict::DroppedRewriteFailed)?;
+    icmp.set_u16::<2>(delta.apply(icmp.u16::<2>()));
+    Ok(())
 }
 
 #[inline(always)]
@@ -367,13 +410,12 @@ fn depart(
     way: &Way,
     tunnel: Option<Tunnel>,
 ) -> Result<(), Verdict> {
-    if let Some(tunnel) = tunnel {
-        rewrite::hop_limit(message.network);
-        encapsulate::wrap(context, &tunnel)
-    } else if way.is_own() {
-        rewrite::hop_limit(message.network);
-        rewrite::macs(packet, way.macs).ok_or(Verdict::DroppedRewriteFailed)
-    } else {
-        Ok(())
+    if tunnel.is_some() || way.is_own() {
+        rewrite::hop_limit(packet, message.ip).ok_or(Verdict::DroppedRewriteFailed)?;
+    }
+    match tunnel {
+        Some(tunnel) => encapsulate::wrap(context, &tunnel),
+        None if way.is_own() => rewrite::macs(packet, way.macs).ok_or(Verdict::DroppedRewriteFailed),
+        None => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
-//! Packets that are not whole TCP or UDP: fragments, ICMP, and what is malformed. For a VIP, the latter is dropped; all
-//! else is passed as it is.
+//! Packets that are neither TCP, UDP nor ICMP, or malformed. What is malformed and for a VIP is dropped; all else is passed
+//! as it is.
 
-use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     ids::Be16,
     layout::{Address, Control, Endpoint},
@@ -9,24 +9,20 @@ use grayxdp_common::{
 };
 
 use crate::{
-    fragment, icmp,
     outcome::Outcome,
     packet::Packet,
     parse::{self, ETHERTYPE_IPV4, IPV4_LEN, IPV6_LEN, Odd},
     service,
 };
 
-#[inline(never)]
-pub(crate) fn process(context: *mut xdp_md, control: &'static Control, odd: Odd) -> Outcome {
-    let context = XdpContext::new(context);
+#[inline(always)]
+pub(crate) fn process(context: &XdpContext, control: &'static Control, odd: Odd) -> Outcome {
     match odd {
         Odd::NotIp => Outcome::of(Verdict::PassedNotIp),
-        Odd::OtherProtocol => Outcome::of(Verdict::PassedOtherProtocol),
-        Odd::LaterFragment => fragment::follow(&context, control),
-        Odd::Icmp => icmp::process(&context, control),
-        Odd::IpHeader => malformed(&context, control, [Verdict::DroppedIpHeader, Verdict::PassedMalformed]),
-        Odd::HeaderChain => malformed(&context, control, [Verdict::DroppedHeaderChain, Verdict::PassedExtensionHeader]),
-        Odd::TransportHeader => transport(&context, control),
+        Odd::OtherProtocol | Odd::LaterFragment | Odd::Icmp => Outcome::of(Verdict::PassedOtherProtocol),
+        Odd::IpHeader => malformed(context, control, [Verdict::DroppedIpHeader, Verdict::PassedMalformed]),
+        Odd::HeaderChain => malformed(context, control, [Verdict::DroppedHeaderChain, Verdict::PassedExtensionHeader]),
+        Odd::TransportHeader => transport(context, control),
     }
 }
 

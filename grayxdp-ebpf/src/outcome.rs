@@ -19,6 +19,18 @@ const BACKEND_SHIFT: u32 = 24;
 const INTERFACE_SHIFT: u32 = 40;
 
 impl Outcome {
+    /// As functions return it.
+    #[inline(always)]
+    pub(crate) fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// As functions return it.
+    #[inline(always)]
+    pub(crate) fn raw(self) -> u64 {
+        self.0
+    }
+
     /// A packet that concerns no service, or none that is known.
     #[inline(always)]
     pub(crate) fn of(verdict: Verdict) -> Self {

@@ -41,6 +41,28 @@ pub(crate) const TCP_SYN: u8 = 0x02;
 pub(crate) const TCP_RST: u8 = 0x04;
 pub(crate) const TCP_ACK: u8 = 0x10;
 
+/// Where an IP header is, and of which family.
+#[derive(Clone, Copy)]
+pub(crate) struct IpHeader {
+    pub(crate) offset: usize,
+    pub(crate) is_v4: bool,
+}
+
+impl IpHeader {
+    /// The header, in the packet as it is.
+    ///
+    /// VERIFIER: asked for where it is used, and not kept: the compiler would keep one pointer for both families, and the
+    /// verifier forget which of them it had been checked for.
+    #[inline(always)]
+    pub(crate) fn network(self, packet: Packet) -> Option<Network> {
+        if self.is_v4 {
+            packet.window(self.offset).map(Network::V4)
+        } else {
+            packet.window(self.offset).map(Network::V6)
+        }
+    }
+}
+
 /// The IP header, options and extension headers left out.
 #[derive(Clone, Copy)]
 pub(crate) enum Network {
@@ -56,11 +78,12 @@ pub(crate) enum Transport {
 }
 
 /// What a packet means for its flow.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Step {
     /// The first packet of a TCP connection.
     Syn,
     /// A TCP packet of a connection that must exist already.
+    #[default]
     Segment,
     /// The end of a TCP connection that may exist no more.
     Reset,
@@ -70,28 +93,46 @@ pub(crate) enum Step {
 
 /// Why a packet is no [`Parsed`] one.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub(crate) enum Odd {
     /// Neither IPv4 nor IPv6, or too short to say.
-    NotIp,
+    NotIp = 1,
     /// An IP header that is impossible, or a packet that ends before it says.
-    IpHeader,
+    IpHeader = 2,
     /// A TCP or UDP header that is impossible or cut off.
-    TransportHeader,
+    TransportHeader = 3,
     /// Too many extension headers.
-    HeaderChain,
+    HeaderChain = 4,
     /// A fragment other than the first.
-    LaterFragment,
+    LaterFragment = 5,
     /// ICMP in IPv4, ICMPv6 in IPv6.
-    Icmp,
+    Icmp = 6,
     /// Another protocol.
-    OtherProtocol,
+    OtherProtocol = 7,
+}
+
+impl Odd {
+    /// From its number.
+    #[inline(always)]
+    pub(crate) fn from_raw(raw: u32) -> Self {
+        match raw {
+            2 => Self::IpHeader,
+            3 => Self::TransportHeader,
+            4 => Self::HeaderChain,
+            5 => Self::LaterFragment,
+            6 => Self::Icmp,
+            7 => Self::OtherProtocol,
+            _ => Self::NotIp,
+        }
+    }
 }
 
 /// A whole TCP or UDP packet, or the first fragment of one.
 ///
 /// VERIFIER: offsets, no pointers into the packet. The compiler keeps it in memory, where it would store pointers in halves,
 /// and functions that are not inlined take it by reference.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
 pub(crate) struct Parsed {
     pub(crate) source: Endpoint,
     pub(crate) destination: Endpoint,
@@ -113,6 +154,8 @@ pub(crate) struct Parsed {
     pub(crate) is_first_fragment: bool,
     /// Whether routers may not fragment it.
     pub(crate) must_stay_whole: bool,
+    /// Zero: older kernels want every byte of what a function is given to be set.
+    pub(crate) reserved: [u8; 3],
 }
 
 /// Where the IP header begins, and the Ethernet type that leads to it.
@@ -137,18 +180,20 @@ fn is_tag(ethertype: u16) -> bool {
 }
 
 /// Parses a packet, or says what is odd about it.
+///
+/// Written in place: a result that holds it would take the stack twice.
 #[inline(always)]
-pub(crate) fn parse(packet: Packet) -> Result<Parsed, Odd> {
+pub(crate) fn parse(packet: Packet, parsed: &mut Parsed) -> Result<(), Odd> {
     let (offset, ethertype) = ip_offset(packet).ok_or(Odd::NotIp)?;
     match ethertype {
-        ETHERTYPE_IPV4 => parse_v4(packet, offset),
-        ETHERTYPE_IPV6 => parse_v6(packet, offset),
+        ETHERTYPE_IPV4 => parse_v4(packet, offset, parsed),
+        ETHERTYPE_IPV6 => parse_v6(packet, offset, parsed),
         _ => Err(Odd::NotIp),
     }
 }
 
 #[inline(always)]
-fn parse_v4(packet: Packet, ip_offset: usize) -> Result<Parsed, Odd> {
+fn parse_v4(packet: Packet, ip_offset: usize, parsed: &mut Parsed) -> Result<(), Odd> {
     let header = packet.window::<IPV4_LEN>(ip_offset).ok_or(Odd::NotIp)?;
     let header_len = v4_header_len(packet, header, ip_offset).ok_or(Odd::IpHeader)?;
     let fragment = header.u16::<6>();
@@ -169,7 +214,8 @@ fn parse_v4(packet: Packet, ip_offset: usize) -> Result<Parsed, Odd> {
     let source = Address::from_v4_wire(header.u32::<12>());
     let destination = Address::from_v4_wire(header.u32::<16>());
     let ip = Ip { network: Network::V4(header), addresses: [source, destination], hop_limit: header.u8::<8>(), ip_len };
-    Ok(assemble(&ip, transport, ip_offset, &l4))
+    assemble(&ip, transport, ip_offset, &l4, parsed);
+    Ok(())
 }
 
 /// Bytes of an IPv4 header; `None` where it or the packet's length is impossible.
@@ -186,7 +232,7 @@ pub(crate) fn v4_header_len(packet: Packet, header: Window<IPV4_LEN>, ip_offset:
 }
 
 #[inline(always)]
-fn parse_v6(packet: Packet, ip_offset: usize) -> Result<Parsed, Odd> {
+fn parse_v6(packet: Packet, ip_offset: usize, parsed: &mut Parsed) -> Result<(), Odd> {
     let header = packet.window::<IPV6_LEN>(ip_offset).ok_or(Odd::NotIp)?;
     let payload_len = usize::from(u16::from_be(header.u16::<4>()));
     if header.u8::<0>() >> 4 != 6 || ip_offset + IPV6_LEN + payload_len > packet.len() {
@@ -220,7 +266,8 @@ fn parse_v6(packet: Packet, ip_offset: usize) -> Result<Parsed, Odd> {
     #[expect(clippy::cast_possible_truncation, reason = "the packet is far shorter than 2^16 - 40 bytes")]
     let ip_len = (IPV6_LEN + payload_len) as u16;
     let ip = Ip { network: Network::V6(header), addresses, hop_limit: header.u8::<7>(), ip_len };
-    Ok(assemble(&ip, transport, ip_offset, &l4))
+    assemble(&ip, transport, ip_offset, &l4, parsed);
+    Ok(())
 }
 
 /// Source and destination.
@@ -326,7 +373,7 @@ struct Ip {
 
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "offsets of headers")]
-fn assemble(ip: &Ip, transport: Transport, ip_offset: usize, l4: &L4) -> Parsed {
+fn assemble(ip: &Ip, transport: Transport, ip_offset: usize, l4: &L4, parsed: &mut Parsed) {
     let (protocol, ports, tcp_flags) = match transport {
         Transport::Tcp(header) => (PROTOCOL_TCP, header.prefix::<4>(), header.u8::<13>()),
         Transport::Udp(header) => (PROTOCOL_UDP, header.prefix::<4>(), 0),
@@ -336,7 +383,7 @@ fn assemble(ip: &Ip, transport: Transport, ip_offset: usize, l4: &L4) -> Parsed 
         Network::V4(header) => (true, header.u16::<6>() & IPV4_DONT_FRAGMENT != 0),
         Network::V6(_) => (false, true),
     };
-    Parsed {
+    *parsed = Parsed {
         source: Endpoint::new(source, Be16::from_wire(ports.u16::<0>()), protocol),
         destination: Endpoint::new(destination, Be16::from_wire(ports.u16::<2>()), protocol),
         ip_offset: ip_offset as u32,
@@ -349,7 +396,8 @@ fn assemble(ip: &Ip, transport: Transport, ip_offset: usize, l4: &L4) -> Parsed 
         is_v4,
         is_first_fragment: l4.is_first_fragment,
         must_stay_whole,
-    }
+        reserved: [0; 3],
+    };
 }
 
 #[inline(always)]
@@ -395,14 +443,10 @@ impl Parsed {
         self.destination.protocol == PROTOCOL_UDP
     }
 
-    /// Its IP header, in the packet as it is.
+    /// Where its IP header is.
     #[inline(always)]
-    pub(crate) fn network(&self, packet: Packet) -> Option<Network> {
-        if self.is_v4 {
-            packet.window(self.ip_offset as usize).map(Network::V4)
-        } else {
-            packet.window(self.ip_offset as usize).map(Network::V6)
-        }
+    pub(crate) fn ip(&self) -> IpHeader {
+        IpHeader { offset: self.ip_offset as usize, is_v4: self.is_v4 }
     }
 
     /// Its transport header, in the packet as it is.

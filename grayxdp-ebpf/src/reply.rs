@@ -1,6 +1,6 @@
 //! A backend's packet on its way to a client, made to come from the service.
 
-use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
     layout::{
@@ -32,21 +32,21 @@ pub(crate) struct Answered {
     pub(crate) found: Found,
 }
 
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn forward(
-    context: *mut xdp_md,
+    context: &XdpContext,
     control: &'static Control,
     parsed: &Parsed,
     id: BackendId,
     backend: &'static BackendEntry,
 ) -> Outcome {
-    let context = &XdpContext::new(context);
     let Some(answered) = flow_of(control, id, backend, parsed.destination) else {
         return Outcome::of(Verdict::PassedBackendNoFlow).for_backend(id);
     };
-    let outcome = if answered.found.seen.kind & FLOW_SEVER != 0 {
-        reset::reply(context.ctx, &answered, id)
-    } else if parsed.hop_limit <= 1 {
+    if answered.found.seen.kind & FLOW_SEVER != 0 {
+        return Outcome::from_raw(reset::IS_SEVERED);
+    }
+    let outcome = if parsed.hop_limit <= 1 {
         Outcome::of(Verdict::DroppedHopLimit)
     } else {
         answered.place.note(&answered.found, Side::Backend, parsed);
@@ -146,7 +146,7 @@ fn rewrite(context: &XdpContext, parsed: &Parsed, answered: &Answered, way: &Way
         rewrite::endpoint(packet, parsed, End::Destination, &answered.client)?;
     }
     if way.is_own() {
-        rewrite::hop_limit(parsed.network(packet)?);
+        rewrite::hop_limit(packet, parsed.ip())?;
         rewrite::macs(packet, way.macs)?;
     }
     Some(())
@@ -163,5 +163,5 @@ fn remember(context: &XdpContext, answered: &Answered, id: BackendId) {
         service: answered.id.0 as u16,
         is_reply: 1,
     };
-    fragment::remember(context.ctx, &entry);
+    fragment::remember(context, &entry);
 }

@@ -1,6 +1,6 @@
 //! A client's packet on its way to a backend.
 
-use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
     layout::{
@@ -34,15 +34,14 @@ struct Target {
     passage: Passage,
 }
 
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn forward(
-    context: *mut xdp_md,
+    context: &XdpContext,
     control: &'static Control,
     parsed: &Parsed,
     id: ServiceId,
     service: &'static ServiceEntry,
 ) -> Outcome {
-    let context = &XdpContext::new(context);
     if let Some(verdict) = refusal(parsed, service) {
         return Outcome::of(verdict).for_service(id);
     }
@@ -55,11 +54,9 @@ pub(crate) fn forward(
         None => None,
     };
     let target = match live {
-        Some((found, known_id, _)) if found.seen.kind & FLOW_SEVER != 0 => {
-            return reset::request(context.ctx, &place, &found, parsed, service).for_service(id).for_backend(known_id);
-        }
+        Some((found, ..)) if found.seen.kind & FLOW_SEVER != 0 => return Outcome::from_raw(reset::IS_SEVERED),
         Some((found, known_id, backend)) => continued(&place, parsed, service, &found, known_id, backend),
-        None => begun(&place, former, parsed, id, service),
+        None => begun(parsed, id),
     };
     let target = match target {
         Ok(target) => target,
@@ -154,28 +151,12 @@ fn continued(
 
 /// A new flow, or one that is met in its middle.
 #[inline(always)]
-fn begun(
-    place: &Place,
-    former: Option<Found>,
-    parsed: &Parsed,
-    id: ServiceId,
-    service: &'static ServiceEntry,
-) -> Result<Target, Verdict> {
-    let mut beginning = Beginning { place: *place, former, service, id, source: parsed.source };
-    let begun = Begun(begin(&mut beginning, parsed));
+fn begun(parsed: &Parsed, id: ServiceId) -> Result<Target, Verdict> {
+    let mut source = parsed.source;
+    let begun = Begun(grayxdp_begin(parsed, id.0, &mut source));
     let id = BackendId::from_raw(begun.backend()).ok_or(begun.verdict())?;
     let backend = maps::backend(id).ok_or(Verdict::DroppedNoBackend)?;
-    Ok(Target { id, backend, source: beginning.source, passage: begun.passage() })
-}
-
-/// What [`begin`] needs and gives.
-struct Beginning {
-    place: Place,
-    former: Option<Found>,
-    service: &'static ServiceEntry,
-    id: ServiceId,
-    /// The packet's source, as it came and as it leaves.
-    source: Endpoint,
+    Ok(Target { id, backend, source, passage: begun.passage() })
 }
 
 /// What became of a flow's beginning, in one register: backend in the low 16 bits (zero: none), then a verdict (why none),
@@ -220,11 +201,43 @@ impl Begun {
     }
 }
 
-/// VERIFIER: a function of its own, for the sake of the others' registers and stack; it returns no pointers, which must not
-/// be stored in a caller's frame.
+/// In place of an entry's index: there was no place for it, or no need.
+const NO_ENTRY: u64 = u64::MAX;
+
+/// Makes the flow's entry, or gives the one that it has to another backend. Returns its index, or [`NO_ENTRY`].
 #[inline(never)]
-fn begin(beginning: &mut Beginning, parsed: &Parsed) -> u64 {
-    let Beginning { place, former, service, id, .. } = *beginning;
+#[unsafe(no_mangle)]
+extern "C" fn grayxdp_enter(parsed: *const Parsed, service: u32, backend: u32) -> u64 {
+    // SAFETY: `grayxdp_begin` has just been given it; see `lib.rs`.
+    let Some(parsed) = (unsafe { parsed.as_ref() }) else { return NO_ENTRY };
+    let id = ServiceId(service);
+    #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `grayxdp_begin` widened it")]
+    let Some(backend) = BackendId::from_raw(backend as u16) else { return NO_ENTRY };
+    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return NO_ENTRY };
+    let Some(place) = Place::of(control, id, parsed.source.address, parsed.source.port) else { return NO_ENTRY };
+    let kind = if service.sees_replies() { 0 } else { FLOW_ONE_SIDED };
+    let seen = flow::first_seen(parsed, kind);
+    let entry = match place.find() {
+        Some(former) => place.move_to(&former, backend, seen),
+        // A reset leaves nothing behind that would have to be kept together.
+        None if parsed.step == Step::Reset => None,
+        None => place.begin(backend, seen),
+    };
+    match entry {
+        Some(entry) => u64::from(entry.index),
+        None => NO_ENTRY,
+    }
+}
+
+/// Chooses a backend and makes the flow's entry; in `full-nat`, `source` becomes the flow's source. Returns a [`Begun`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn grayxdp_begin(parsed: *const Parsed, service: u32, source: *mut Endpoint) -> u64 {
+    let refused = Begun::refused(Verdict::DroppedNoBackend).0;
+    // SAFETY: `begun` has both on its stack; see `lib.rs`.
+    let (Some(parsed), Some(source)) = (unsafe { parsed.as_ref() }, unsafe { source.as_mut() }) else { return refused };
+    let id = ServiceId(service);
+    let Some(service) = maps::service(id) else { return refused };
     let is_beginning = matches!(parsed.step, Step::Syn | Step::Datagram);
     let newcomer = Newcomer {
         client: parsed.source.address,
@@ -236,28 +249,9 @@ fn begin(beginning: &mut Beginning, parsed: &Parsed) -> u64 {
         Ok(choice) => choice,
         Err(verdict) => return Begun::refused(verdict).0,
     };
-    let kind = if service.sees_replies() { 0 } else { FLOW_ONE_SIDED };
-    let seen = flow::first_seen(parsed, kind);
-    let entry = match former {
-        Some(former) => place.move_to(&former, choice.id, seen),
-        // A reset leaves nothing behind that would have to be kept together.
-        None if parsed.step == Step::Reset => None,
-        None => place.begin(choice.id, seen),
-    };
-    if service.mode == MODE_FULL_NAT {
-        let source = match entry {
-            Some(entry) => source::take(place.control, service, id, parsed.source, &entry),
-            None => None,
-        };
-        match source {
-            Some(source) => beginning.source = source,
-            None => {
-                if let Some(entry) = entry {
-                    place.undo(&entry);
-                }
-                return Begun::refused(Verdict::DroppedNoSourcePort).0;
-            }
-        }
+    let entry = grayxdp_enter(parsed, id.0, choice.id.raw().into());
+    if service.mode == MODE_FULL_NAT && (entry == NO_ENTRY || source::grayxdp_take_source(source, id.0, entry) == 0) {
+        return Begun::refused(Verdict::DroppedNoSourcePort).0;
     }
     let mut begun = u64::from(choice.id.raw());
     if is_beginning {
@@ -269,7 +263,7 @@ fn begin(beginning: &mut Beginning, parsed: &Parsed) -> u64 {
     if choice.is_fallback {
         begun |= Begun::FALLBACK;
     }
-    if entry.is_some() || parsed.step == Step::Reset {
+    if entry != NO_ENTRY || parsed.step == Step::Reset {
         begun |= Begun::TRACKED;
     }
     begun
@@ -328,9 +322,9 @@ fn rewrite(
         }
     }
     if service.mode == MODE_IPIP {
-        rewrite::hop_limit(parsed.network(packet)?);
+        rewrite::hop_limit(packet, parsed.ip())?;
     } else if way.is_own() {
-        rewrite::hop_limit(parsed.network(packet)?);
+        rewrite::hop_limit(packet, parsed.ip())?;
         rewrite::macs(packet, way.macs)?;
     }
     Some(())
@@ -349,5 +343,5 @@ fn remember(context: &XdpContext, parsed: &Parsed, id: ServiceId, service: &Serv
         service: id.0 as u16,
         is_reply: 0,
     };
-    fragment::remember(context.ctx, &entry);
+    fragment::remember(context, &entry);
 }

@@ -9,8 +9,8 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use grayxdp_common::{
     csum::fold,
-    ids::BackendId,
-    layout::{Control, Endpoint, NextHop, SEEN_RST, SEEN_SEVERED, ServiceEntry},
+    ids::{BackendId, ServiceId},
+    layout::{BackendEntry, Control, Endpoint, NextHop, SEEN_RST, SEEN_SEVERED, ServiceEntry},
     verdict::Verdict,
 };
 
@@ -21,7 +21,7 @@ use crate::{
     outcome::Outcome,
     packet::Packet,
     parse::{self, Network, Parsed, TCP_ACK, TCP_FIN, TCP_LEN, TCP_RST, TCP_SYN},
-    reply::Answered,
+    reply,
     rewrite::{self, End},
     route::{self, Departure},
     source,
@@ -30,48 +30,62 @@ use crate::{
 const HOP_LIMIT: u8 = 64;
 
 /// Where the packet would go on to, rewritten.
+#[repr(C)]
 struct Onwards {
-    source: Endpoint,
-    destination: Endpoint,
     /// Of the backend; unused (interface zero) towards clients.
     hop: NextHop,
-    /// Whether it may: the other end has not been told yet.
-    is_wanted: bool,
+    source: Endpoint,
+    destination: Endpoint,
+    /// Non-zero where it may: the other end has not been told yet.
+    is_wanted: u64,
 }
 
+/// In place of an outcome: the packet is of a severed connection, for [`request`] or [`reply`].
+pub(crate) const IS_SEVERED: u64 = 0;
+
 /// A client's packet of a severed connection.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn request(
     context: *mut xdp_md,
-    place: &Place,
-    found: &Found,
+    control: &'static Control,
     parsed: &Parsed,
+    service_id: ServiceId,
     service: &ServiceEntry,
-) -> Outcome {
-    let Some((id, backend)) = found.backend().and_then(|id| Some((id, maps::backend(id)?))) else {
-        return Outcome::of(Verdict::DroppedSevered);
-    };
+) -> Option<Outcome> {
+    let place = Place::of(control, service_id, parsed.source.address, parsed.source.port)?;
+    let found = place.find()?;
+    let id = found.backend()?;
+    let backend = maps::backend(id)?;
     let source = source::endpoint(found.seen.source, found.seen.source_port, parsed.source.protocol);
     let onwards = Onwards {
+        hop: backend.next_hop,
         source: source.unwrap_or(parsed.source),
         destination: backend.endpoint,
-        hop: backend.next_hop,
-        is_wanted: service.sees_replies() && found.seen.backend & SEEN_SEVERED == 0,
+        is_wanted: u64::from(service.sees_replies() && found.seen.backend & SEEN_SEVERED == 0),
     };
-    finish(convert(context, place.control, &onwards), (place, found), Side::Client, id)
+    let outcome = Outcome::from_raw(grayxdp_convert(context, &onwards));
+    Some(finish(outcome, (&place, &found), Side::Client, id).for_service(service_id).for_backend(id))
 }
 
 /// A backend's packet of a severed connection.
-#[inline(never)]
-pub(crate) fn reply(context: *mut xdp_md, answered: &Answered, id: BackendId) -> Outcome {
+#[inline(always)]
+pub(crate) fn reply(
+    context: *mut xdp_md,
+    control: &'static Control,
+    parsed: &Parsed,
+    id: BackendId,
+    backend: &'static BackendEntry,
+) -> Option<Outcome> {
+    let answered = reply::flow_of(control, id, backend, parsed.destination)?;
     let onwards = Onwards {
+        hop: NextHop::default(),
         source: answered.service.endpoint,
         destination: answered.client,
-        hop: NextHop::default(),
-        is_wanted: answered.found.seen.client & SEEN_SEVERED == 0,
+        is_wanted: u64::from(answered.found.seen.client & SEEN_SEVERED == 0),
     };
-    let place = &answered.place;
-    finish(convert(context, place.control, &onwards), (place, &answered.found), Side::Backend, id)
+    let outcome = Outcome::from_raw(grayxdp_convert(context, &onwards));
+    let outcome = finish(outcome, (&answered.place, &answered.found), Side::Backend, id);
+    Some(outcome.for_service(answered.id).for_backend(id))
 }
 
 /// Notes who was told.
@@ -88,26 +102,26 @@ fn finish(outcome: Outcome, (place, found): (&Place, &Found), sender: Side, id: 
     outcome
 }
 
+/// Makes the packet a RST, to one end or the other. Returns an [`Outcome`].
 #[inline(never)]
-fn convert(context: *mut xdp_md, control: &'static Control, onwards: &Onwards) -> Outcome {
-    let context = XdpContext::new(context);
-    let Ok(parsed) = parse::parse(Packet::new(&context)) else { return Outcome::of(Verdict::DroppedSevered) };
-    let Some(segment) = Segment::read(&context, &parsed) else { return Outcome::of(Verdict::DroppedSevered) };
+#[unsafe(no_mangle)]
+extern "C" fn grayxdp_convert(context: *mut xdp_md, onwards: *const Onwards) -> u64 {
+    let failed = Outcome::of(Verdict::DroppedRewriteFailed);
+    // SAFETY: `request` and `reply` have it on their stack; see `lib.rs`.
+    let (Some(onwards), Some(control)) = (unsafe { onwards.as_ref() }, maps::control()) else { return failed.raw() };
+    convert(&XdpContext::new(context), control, onwards).unwrap_or(failed).raw()
+}
+
+#[inline(always)]
+fn convert(context: &XdpContext, control: &'static Control, onwards: &Onwards) -> Option<Outcome> {
+    let segment = Segment::read(context)?;
     let carries_something = segment.sequence_len != 0 || segment.flags & TCP_RST != 0;
-    let goes_on = onwards.is_wanted && carries_something;
+    let goes_on = onwards.is_wanted != 0 && carries_something;
     if !goes_on && segment.flags & TCP_RST != 0 {
-        return Outcome::of(Verdict::DroppedSevered);
+        return Some(Outcome::of(Verdict::DroppedSevered));
     }
-    if helpers::move_end(&context, -segment.surplus(&context)).is_none() {
-        return Outcome::of(Verdict::DroppedSevered);
-    }
-    let packet = Packet::new(&context);
-    let sent = if goes_on {
-        send_on(&context, control, packet, &segment, onwards)
-    } else {
-        send_back(packet, &segment)
-    };
-    sent.unwrap_or(Outcome::of(Verdict::DroppedRewriteFailed))
+    helpers::move_end(context, -segment.surplus(context))?;
+    if goes_on { send_on(context, control, &segment, onwards) } else { send_back(context, &segment) }
 }
 
 /// What a RST needs to know of the segment that it replaces.
@@ -124,7 +138,12 @@ struct Segment {
 
 impl Segment {
     #[inline(always)]
-    fn read(context: &XdpContext, parsed: &Parsed) -> Option<Self> {
+    fn read(context: &XdpContext) -> Option<Self> {
+        let mut parsed = Parsed::default();
+        parse::parse(Packet::new(context), &mut parsed).ok()?;
+        if parsed.is_udp() {
+            return None;
+        }
         let [ip_offset, tcp_offset] = [parsed.ip_offset as usize, parsed.l4_offset as usize];
         let tcp = Packet::new(context).window::<TCP_LEN>(tcp_offset)?;
         let header_len = usize::from(tcp.u8::<12>() >> 4) * 4;
@@ -157,10 +176,10 @@ impl Segment {
 fn send_on(
     context: &XdpContext,
     control: &Control,
-    packet: Packet,
     segment: &Segment,
     onwards: &Onwards,
 ) -> Option<Outcome> {
+    let packet = Packet::new(context);
     let flags = TCP_RST | segment.flags & TCP_ACK;
     let acknowledged = if flags & TCP_ACK != 0 { segment.acknowledged } else { 0 };
     let rst = write(packet, segment, segment.sequence, acknowledged, flags)?;
@@ -185,7 +204,7 @@ fn send_on(
         // The kernel sends it; it counts as what the kernel was asked to do, and is tried again with the next packet.
         return Some(way.outcome());
     }
-    rewrite::hop_limit(rst.network(packet)?);
+    rewrite::hop_limit(packet, rst.ip())?;
     rewrite::macs(packet, way.macs)?;
     let outcome = Outcome::of(Verdict::AnsweredReset).onwards();
     Some(if way.verdict == Verdict::ForwardedOtherInterface { outcome.by(way.interface) } else { outcome })
@@ -193,7 +212,8 @@ fn send_on(
 
 /// To the sender of the segment, as if the other end had sent it (RFC 9293 3.5.2).
 #[inline(always)]
-fn send_back(packet: Packet, segment: &Segment) -> Option<Outcome> {
+fn send_back(context: &XdpContext, segment: &Segment) -> Option<Outcome> {
+    let packet = Packet::new(context);
     let has_ack = segment.flags & TCP_ACK != 0;
     let sequence = if has_ack { segment.acknowledged } else { 0 };
     let acknowledged = if has_ack { 0 } else { segment.sequence.wrapping_add(segment.sequence_len) };
@@ -201,7 +221,7 @@ fn send_back(packet: Packet, segment: &Segment) -> Option<Outcome> {
     // Addresses and ports change places, which no checksum notices.
     rewrite::endpoint(packet, &rst, End::Source, &rst.destination)?;
     rewrite::endpoint(packet, &rst, End::Destination, &rst.source)?;
-    rewrite::set_hop_limit(rst.network(packet)?, HOP_LIMIT);
+    rewrite::set_hop_limit(packet, rst.ip(), HOP_LIMIT)?;
     rewrite::swap_macs(packet)?;
     Some(Outcome::of(Verdict::AnsweredReset))
 }
@@ -217,9 +237,10 @@ fn write(packet: Packet, segment: &Segment, sequence: u32, acknowledged: u32, fl
     tcp.set_u32::<14>(0);
     tcp.set_u16::<18>(0);
     shorten(packet, segment)?;
-    let parsed = parse::parse(packet).ok()?;
+    let mut parsed = Parsed::default();
+    parse::parse(packet, &mut parsed).ok()?;
     // The pseudo-header (RFC 9293 3.1): addresses, protocol, and the length, which is the bare header's.
-    let addresses = match parsed.network(packet)? {
+    let addresses = match parsed.ip().network(packet)? {
         Network::V4(header) => header.sum_u16::<20>() - header.prefix::<12>().sum_u16::<12>(),
         Network::V6(header) => header.sum_u16::<40>() - header.prefix::<8>().sum_u16::<8>(),
     };

@@ -7,7 +7,7 @@ use grayxdp_common::{
 
 use crate::{
     packet::{Packet, Window},
-    parse::{ETHERNET_LEN, IPV4_LEN, Network, Parsed, Transport},
+    parse::{ETHERNET_LEN, IPV4_LEN, IpHeader, Network, Parsed, Transport},
 };
 
 /// Which end of the packet is rewritten.
@@ -24,7 +24,7 @@ pub(crate) fn endpoint(packet: Packet, parsed: &Parsed, end: End, new: &Endpoint
         End::Source => &parsed.source,
         End::Destination => &parsed.destination,
     };
-    let addresses = address(parsed.network(packet)?, end, &old.address, &new.address);
+    let addresses = address(packet, parsed.ip(), end, &old.address, &new.address)?;
     let delta = addresses.half(old.port.to_wire(), new.port.to_wire());
     match parsed.transport(packet)? {
         Transport::Tcp(header) => {
@@ -52,8 +52,14 @@ pub(crate) fn udp_checksum(old: u16, delta: ChecksumDelta) -> u16 {
 /// Gives one end of the packet another address, IPv4's header checksum included. Returns what the transport checksum's
 /// pseudo-header changes by.
 #[inline(always)]
-pub(crate) fn address(network: Network, end: End, old: &Address, new: &Address) -> ChecksumDelta {
-    match network {
+pub(crate) fn address(
+    packet: Packet,
+    ip: IpHeader,
+    end: End,
+    old: &Address,
+    new: &Address,
+) -> Option<ChecksumDelta> {
+    Some(match ip.network(packet)? {
         Network::V4(header) => {
             let word = new.v4_word();
             let delta = ChecksumDelta::ZERO.word(old.v4_word(), word);
@@ -83,7 +89,7 @@ pub(crate) fn address(network: Network, end: End, old: &Address, new: &Address) 
             let [old_a, old_b, old_c, old_d] = old.words();
             ChecksumDelta::ZERO.word(old_a, a).word(old_b, b).word(old_c, c).word(old_d, d)
         }
-    }
+    })
 }
 
 #[inline(always)]
@@ -96,18 +102,18 @@ fn set_port(ports: Window<4>, end: End, new: &Endpoint) {
 
 /// One hop less to live.
 #[inline(always)]
-pub(crate) fn hop_limit(network: Network) {
-    let old = match network {
+pub(crate) fn hop_limit(packet: Packet, ip: IpHeader) -> Option<()> {
+    let old = match ip.network(packet)? {
         Network::V4(header) => header.u8::<8>(),
         Network::V6(header) => header.u8::<7>(),
     };
-    set_hop_limit(network, old.wrapping_sub(1));
+    set_hop_limit(packet, ip, old.wrapping_sub(1))
 }
 
 /// Another hop limit.
 #[inline(always)]
-pub(crate) fn set_hop_limit(network: Network, hop_limit: u8) {
-    match network {
+pub(crate) fn set_hop_limit(packet: Packet, ip: IpHeader, hop_limit: u8) -> Option<()> {
+    match ip.network(packet)? {
         Network::V4(header) => {
             let old = header.u16::<8>();
             header.set_u8::<8>(hop_limit);
@@ -115,6 +121,7 @@ pub(crate) fn set_hop_limit(network: Network, hop_limit: u8) {
         }
         Network::V6(header) => header.set_u8::<7>(hop_limit),
     }
+    Some(())
 }
 
 /// Another total length of an IPv4 packet, in bytes.

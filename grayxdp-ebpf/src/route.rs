@@ -25,6 +25,7 @@ const AF_INET6: u8 = 10;
 
 /// How a packet goes on.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Way {
     /// `Forwarded…`, `Handed…`, or why it is dropped.
     pub(crate) verdict: Verdict,
@@ -34,10 +35,12 @@ pub(crate) struct Way {
     pub(crate) macs: [u16; 6],
     /// Of [`Verdict::HandedTooBig`]: the largest IP packet, in bytes.
     pub(crate) mtu: u16,
+    reserved: u16,
 }
 
 /// What is to be sent, and where from and to.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Departure {
     pub(crate) source: Address,
     pub(crate) destination: Address,
@@ -51,7 +54,7 @@ pub(crate) struct Departure {
 impl Way {
     #[inline(always)]
     pub(crate) fn without_hop(verdict: Verdict, mtu: u16) -> Self {
-        Self { verdict, interface: 0, macs: [0; 6], mtu }
+        Self { verdict, interface: 0, macs: [0; 6], mtu, reserved: 0 }
     }
 
     /// Whether the program sends the packet itself.
@@ -133,7 +136,7 @@ fn known(context: &XdpContext, hop: &NextHop, ip_len: u16) -> Option<Way> {
     };
     let [a, b, c] = hop.destination_mac;
     let [d, e, f] = hop.source_mac;
-    Some(Way { verdict, interface: hop.interface, macs: [a, b, c, d, e, f], mtu: hop.mtu })
+    Some(Way { verdict, interface: hop.interface, macs: [a, b, c, d, e, f], mtu: hop.mtu, reserved: 0 })
 }
 
 #[inline(always)]
@@ -145,13 +148,16 @@ fn ingress(context: &XdpContext) -> u32 {
 #[inline(always)]
 fn ask_kernel(context: &XdpContext, departure: &Departure) -> Way {
     let mut way = Way::without_hop(Verdict::DroppedNoRoute, 0);
-    ask(context.ctx, departure, &mut way);
+    grayxdp_ask_kernel(context.ctx, departure, &mut way);
     way
 }
 
 /// The kernel's own routes and neighbours; about as expensive as everything else together.
 #[inline(never)]
-fn ask(context: *mut xdp_md, departure: &Departure, way: &mut Way) -> u64 {
+#[unsafe(no_mangle)]
+extern "C" fn grayxdp_ask_kernel(context: *mut xdp_md, departure: *const Departure, way: *mut Way) -> u64 {
+    // SAFETY: `ask_kernel` has both on its stack; see `lib.rs`.
+    let (Some(departure), Some(way)) = (unsafe { departure.as_ref() }, unsafe { way.as_mut() }) else { return 0 };
     let context = XdpContext::new(context);
     let ingress = ingress(&context);
     let mut lookup = request(departure, ingress);

@@ -13,9 +13,9 @@ use crate::{
 /// The part that a packet plays.
 pub(crate) enum Role {
     /// From a client, to a service.
-    Request(ServiceId, &'static ServiceEntry),
+    Request(ServiceId),
     /// From a backend, to a client.
-    Reply(BackendId, &'static BackendEntry),
+    Reply(BackendId),
     /// None of grayxdp's.
     Stranger,
 }
@@ -24,11 +24,11 @@ pub(crate) enum Role {
 /// included, where the compiler stores them in halves.
 #[inline(always)]
 pub(crate) fn role(control: &Control, source: Endpoint, destination: Endpoint) -> Role {
-    if let Some((id, service)) = service_at(control, destination) {
-        return Role::Request(id, service);
+    if let Some((id, _)) = service_at(control, destination) {
+        return Role::Request(id);
     }
     match backend_at(control, source) {
-        Some((id, backend)) => Role::Reply(id, backend),
+        Some((id, _)) => Role::Reply(id),
         None => Role::Stranger,
     }
 }

@@ -25,10 +25,32 @@ pub(crate) struct Holder {
     pub(crate) flow: Found,
 }
 
-/// Finds a free port for a new flow, notes it in the flow's entry, and returns the source. `None` where none is free.
+/// Finds a free port for the flow of this entry, and notes it there; `client` becomes the flow's source. Returns zero, and
+/// frees the entry, where no port is free.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_take_source(client: *mut Endpoint, service: u32, entry: u64) -> u64 {
+    // SAFETY: `grayxdp_begin` has just been given it; see `lib.rs`.
+    let Some(client) = (unsafe { client.as_mut() }) else { return 0 };
+    let id = ServiceId(service);
+    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return 0 };
+    #[expect(clippy::cast_possible_truncation, reason = "an index, as `grayxdp_enter` widened it")]
+    let Some((place, flow)) = flow::entry_at(control, entry as u32) else { return 0 };
+    match take(control, service, id, *client, &flow) {
+        Some(source) => {
+            *client = source;
+            1
+        }
+        None => {
+            place.undo(&flow);
+            0
+        }
+    }
+}
+
 #[inline(always)]
-pub(crate) fn take(
-    control: &'static Control,
+fn take(
+    control: &Control,
     service: &ServiceEntry,
     id: ServiceId,
     client: Endpoint,
@@ -44,7 +66,7 @@ pub(crate) fn take(
         if port >= ports {
             port = 0;
         }
-        if try_slot(control, address_index * ports + port, id, client, flow) {
+        if grayxdp_take_slot(&client, id.0, address_index * ports + port, flow.index) != 0 {
             #[expect(clippy::cast_possible_truncation, reason = "under the count of ports, and of addresses")]
             let (source, wire) = (address_index as u8, Be16::new(control.source_port_first + port as u16));
             flow.set_source(source, wire);
@@ -100,25 +122,28 @@ fn index_of(service: &ServiceEntry, address: Address) -> Option<u32> {
     None
 }
 
-#[inline(always)]
-fn try_slot(control: &'static Control, index: u32, id: ServiceId, client: Endpoint, flow: &Found) -> bool {
-    let Some(slot) = maps::source_slot(index) else { return false };
+/// Takes a slot for the flow of this entry, if it is free. Returns zero where it is not.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn grayxdp_take_slot(client: *const Endpoint, service: u32, index: u32, entry: u32) -> u64 {
+    // SAFETY: `take` has just been given it; see `lib.rs`.
+    let (Some(client), Some(control)) = (unsafe { client.as_ref() }, maps::control()) else { return 0 };
+    let (Some(slot), Some((_, flow))) = (maps::source_slot(index), flow::entry_at(control, entry)) else { return 0 };
     // SAFETY: an aligned word of a map's value; volatile, since other CPUs write it.
     let owner = FlowOwner(unsafe { slot.cast::<u64>().read_volatile() });
     // SAFETY: as above; where it is stale, the comparison of owners that follows fails.
-    let entry = unsafe { (&raw const (*slot).entry).read_volatile() };
-    let is_held = flow::entry_of(control, entry, owner)
-        .is_some_and(|(place, holder)| {
-            holder.index != flow.index
-                && holder.seen.state() != FlowState::Closing
-                && !place.is_expired(&holder, control.idle_ticks.udp)
-        });
-    if is_held {
-        return false;
+    let holder = unsafe { (&raw const (*slot).entry).read_volatile() };
+    if let Some((place, holder)) = flow::entry_of(control, holder, owner) {
+        let is_held = holder.index != flow.index
+            && holder.seen.state() != FlowState::Closing
+            && !place.is_expired(&holder, control.idle_ticks.udp);
+        if is_held {
+            return 0;
+        }
     }
     // SAFETY: an aligned word of a map's value.
     if unsafe { helpers::compare_exchange(slot.cast(), owner.0, flow.owner.0) } != owner.0 {
-        return false;
+        return 0;
     }
     #[expect(clippy::cast_possible_truncation, reason = "far fewer services than 2^16")]
     let taken = SourceSlot {
@@ -126,11 +151,11 @@ fn try_slot(control: &'static Control, index: u32, id: ServiceId, client: Endpoi
         client: client.address,
         entry: flow.index,
         client_port: client.port,
-        service: id.0 as u16,
+        service: service as u16,
     };
     // SAFETY: this CPU has just taken the slot.
     unsafe { slot.write(taken) };
-    true
+    1
 }
 
 /// A number under `count`, from one of 16 bits.

@@ -26,14 +26,16 @@ const TYPE_CODE_V6: u16 = 0x0200_u16.to_be();
 /// Turns the packet into the answer; it leaves where it came from. `mtu` in bytes.
 #[inline(always)]
 pub(crate) fn answer(context: &XdpContext, mtu: u16) -> Result<Way, Verdict> {
-    if answer_packet(context.ctx, u32::from(mtu)) != 0 {
+    if grayxdp_too_big(context.ctx, u32::from(mtu)) != 0 {
         return Err(Verdict::DroppedRewriteFailed);
     }
     Ok(Way::without_hop(Verdict::AnsweredTooBig, mtu))
 }
 
+/// Zero where it was done.
 #[inline(never)]
-fn answer_packet(context: *mut xdp_md, mtu: u32) -> u64 {
+#[unsafe(no_mangle)]
+extern "C" fn grayxdp_too_big(context: *mut xdp_md, mtu: u32) -> u64 {
     let context = XdpContext::new(context);
     u64::from(try_answer(&context, mtu).is_none())
 }

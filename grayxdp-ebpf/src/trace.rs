@@ -12,7 +12,7 @@ use crate::{helpers, maps, outcome::Outcome, packet::Packet};
 #[inline(always)]
 pub(crate) fn begin(context: &XdpContext, control: &Control) {
     if control.trace_one_in != 0 {
-        take_head(context.ctx, control.trace_one_in);
+        grayxdp_take_head(context.ctx, control.trace_one_in);
     }
 }
 
@@ -20,13 +20,14 @@ pub(crate) fn begin(context: &XdpContext, control: &Control) {
 #[inline(always)]
 pub(crate) fn end(control: &Control, outcome: Outcome) {
     if control.trace_one_in != 0 {
-        tell(outcome, control.trace_service);
+        grayxdp_tell(outcome.raw(), control.trace_service);
     }
 }
 
 #[inline(never)]
+#[unsafe(no_mangle)]
 #[expect(clippy::cast_possible_truncation, reason = "an interface's index, and lengths of a frame")]
-fn take_head(context: *mut xdp_md, one_in: u32) -> u64 {
+extern "C" fn grayxdp_take_head(context: *mut xdp_md, one_in: u32) -> u64 {
     let context = XdpContext::new(context);
     let Some(sample) = maps::sample() else { return 0 };
     // A multiplication in place of a division (Lemire 2019).
@@ -54,7 +55,9 @@ fn take_head(context: *mut xdp_md, one_in: u32) -> u64 {
 }
 
 #[inline(never)]
-fn tell(outcome: Outcome, service: u32) -> u64 {
+#[unsafe(no_mangle)]
+extern "C" fn grayxdp_tell(outcome: u64, service: u32) -> u64 {
+    let outcome = Outcome::from_raw(outcome);
     let Some(sample) = maps::sample() else { return 0 };
     // SAFETY: as in `take_head`.
     let sample = unsafe { &mut *sample };
