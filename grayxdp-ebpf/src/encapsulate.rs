@@ -4,7 +4,6 @@ use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use grayxdp_common::{
     csum::fold,
     layout::{Address, ServiceEntry},
-    verdict::Verdict,
 };
 
 use crate::{
@@ -13,6 +12,7 @@ use crate::{
     packet::Packet,
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN},
     route::Way,
+    scratch,
 };
 
 const PROTOCOL_IPV4: u8 = 4;
@@ -38,23 +38,26 @@ pub(crate) struct Tunnel {
     macs: [u16; 6],
 }
 
-impl Tunnel {
-    /// The tunnel of a flow: outer source addresses differ from flow to flow within the service's prefix, for receivers
-    /// spread what they get over their queues by the outer addresses alone.
-    #[inline(always)]
-    pub(crate) fn new(service: &ServiceEntry, backend: &Address, entropy: u32, way: &Way) -> Self {
-        let source = if backend.is_v4() {
-            let host_bits = 32u32.saturating_sub(u32::from(service.outer_prefix_len));
-            let host = entropy & low_bits(host_bits);
-            Address::from_v4_wire(service.outer_source.v4_word() | host.to_be())
-        } else {
-            let host_bits = 128u32.saturating_sub(u32::from(service.outer_prefix_len_v6));
-            let [a, b, c, d] = service.outer_source_v6.words();
-            Address::from_v6_wire([a, b, c, d | (entropy & low_bits(host_bits)).to_be()])
-        };
-        let macs = if way.is_own() { way.macs } else { [0; 6] };
-        Self { source, destination: *backend, entropy, macs }
-    }
+/// Plans the tunnel of a flow; `lib.rs` calls [`grayxdp_wrap`] at the end, with nothing else on the stack.
+///
+/// Outer source addresses differ from flow to flow within the service's prefix, for receivers spread what they get over
+/// their queues by the outer addresses alone.
+#[inline(always)]
+pub(crate) fn plan(service: &ServiceEntry, backend: &Address, entropy: u32, way: &Way) -> Option<()> {
+    let tunnel = scratch::tunnel()?;
+    tunnel.source = if backend.is_v4() {
+        let host_bits = 32u32.saturating_sub(u32::from(service.outer_prefix_len));
+        let host = entropy & low_bits(host_bits);
+        Address::from_v4_wire(service.outer_source.v4_word() | host.to_be())
+    } else {
+        let host_bits = 128u32.saturating_sub(u32::from(service.outer_prefix_len_v6));
+        let [a, b, c, d] = service.outer_source_v6.words();
+        Address::from_v6_wire([a, b, c, d | (entropy & low_bits(host_bits)).to_be()])
+    };
+    tunnel.destination = *backend;
+    tunnel.entropy = entropy;
+    tunnel.macs = if way.is_own() { way.macs } else { [0; 6] };
+    Some(())
 }
 
 #[inline(always)]
@@ -62,18 +65,11 @@ fn low_bits(count: u32) -> u32 {
     if count >= 32 { u32::MAX } else { (1 << count) - 1 }
 }
 
-/// Puts the outer header in front.
-#[inline(always)]
-pub(crate) fn wrap(context: &XdpContext, tunnel: &Tunnel) -> Result<(), Verdict> {
-    if grayxdp_wrap(context.ctx, tunnel) == 0 { Ok(()) } else { Err(Verdict::DroppedRewriteFailed) }
-}
-
-/// Zero where it was done.
+/// Puts the outer header of the planned tunnel in front. Zero where it was done.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn grayxdp_wrap(context: *mut xdp_md, tunnel: *const Tunnel) -> u64 {
-    // SAFETY: `wrap` has just been given it; see `lib.rs`.
-    let Some(tunnel) = (unsafe { tunnel.as_ref() }) else { return 1 };
+pub(crate) extern "C" fn grayxdp_wrap(context: *mut xdp_md) -> u64 {
+    let Some(tunnel) = scratch::tunnel() else { return 1 };
     let context = XdpContext::new(context);
     u64::from(try_wrap(&context, tunnel).is_none())
 }

@@ -13,7 +13,7 @@
 use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId},
     layout::{
-        Address, Control, FLOW_UDP, FlowBucket, FlowEntry, FlowHash, FlowOwner, FlowSeen, FlowState, SEEN_FIN,
+        Address, Control, Endpoint, FLOW_UDP, FlowBucket, FlowEntry, FlowHash, FlowOwner, FlowSeen, FlowState, SEEN_FIN,
         SEEN_PACKET, SEEN_RST, SEEN_SEGMENT, flow_tick,
     },
     limits::FLOW_ENTRIES_PER_BUCKET,
@@ -74,13 +74,6 @@ impl Place {
         let bucket_index = hash.bucket(control.flow_buckets);
         let bucket = maps::flow_bucket(bucket_index)?;
         Some(Self { control, bucket, bucket_index, hash, now_tick: now_tick() })
-    }
-
-    /// 32 bits that differ from flow to flow.
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
-    pub(crate) fn entropy(&self) -> u32 {
-        self.hash.0 as u32
     }
 
     /// The flow's entry.
@@ -293,6 +286,15 @@ impl Found {
             (&raw mut (*self.entry).seen.source_port).write_volatile(port);
         }
     }
+}
+
+/// 32 bits that differ from flow to flow, the same for all packets of one.
+#[inline(always)]
+pub(crate) fn entropy(client: &Endpoint) -> u32 {
+    let [a, b, c, d] = client.address.words();
+    let words = u64::from(a ^ c) << 32 | u64::from(b ^ d);
+    let mixed = (words ^ u64::from(client.port.to_wire()) << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((mixed ^ mixed >> 32).wrapping_mul(0x94d0_49bb_1331_11eb) >> 32) as u32
 }
 
 /// What is seen of a flow that this packet begins, or would have begun.

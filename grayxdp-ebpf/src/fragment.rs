@@ -13,7 +13,7 @@ use grayxdp_common::{
 
 use crate::{
     count::{self, Meeting, Passage},
-    encapsulate::{self, Tunnel},
+    encapsulate,
     maps,
     outcome::Outcome,
     packet::Packet,
@@ -74,7 +74,8 @@ pub(crate) fn follow(context: &XdpContext, control: &Control) -> Outcome {
     let Some(id) = BackendId::from_raw(entry.backend) else { return Outcome::of(Verdict::PassedFragment) };
     let service = ServiceId(u32::from(entry.service));
     let outcome = match send(context, control, packet, &fragment, &entry, id) {
-        Ok(way) => way.outcome(),
+        Ok((way, true)) => way.outcome().wrapped(),
+        Ok((way, false)) => way.outcome(),
         Err(verdict) => Outcome::of(verdict),
     };
     outcome.for_service(service).for_backend(id)
@@ -120,7 +121,7 @@ fn send(
     fragment: &Fragment,
     entry: &FragmentEntry,
     id: BackendId,
-) -> Result<Way, Verdict> {
+) -> Result<(Way, bool), Verdict> {
     if fragment.hop_limit <= 1 {
         return Err(Verdict::DroppedHopLimit);
     }
@@ -152,9 +153,10 @@ fn send(
         count::request(id, fragment.ip_len, passage);
     }
     if is_wrapped {
-        encapsulate::wrap(context, &Tunnel::new(service, &backend.endpoint.address, fragment.id, &way))?;
+        let plan = encapsulate::plan(service, &backend.endpoint.address, fragment.id, &way);
+        plan.ok_or(Verdict::DroppedRewriteFailed)?;
     }
-    Ok(way)
+    Ok((way, is_wrapped))
 }
 
 #[inline(always)]

@@ -12,9 +12,9 @@ use grayxdp_common::{
 use crate::{
     choose::{self, Newcomer},
     count,
-    encapsulate::{self, Tunnel},
-    flow::Place,
-    outcome::Outcome,
+    encapsulate,
+    flow::{self, Place},
+    outcome::{Outcome, next},
     packet::{Packet, Window},
     parse::{
         self, ETHERTYPE_IPV4, IPV4_LEN, IPV6_LEN, IpHeader, Network, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
@@ -22,7 +22,7 @@ use crate::{
     reply, request,
     rewrite::{self, End},
     route::{self, Departure, Way},
-    service, source,
+    scratch, service, source,
 };
 
 const ICMP_LEN: usize = 8;
@@ -34,7 +34,8 @@ const ECHO_REQUEST_V6: u16 = 0x8000_u16.to_be();
 
 /// An ICMP message in its IP packet.
 #[derive(Clone, Copy)]
-struct Message {
+#[repr(C)]
+pub(crate) struct Message {
     ip: IpHeader,
     traffic_class: u8,
     type_code: u16,
@@ -51,30 +52,31 @@ struct Message {
 #[inline(always)]
 pub(crate) fn process(context: &XdpContext, control: &'static Control) -> Outcome {
     let packet = Packet::new(context);
-    let Some(message) = read(packet) else { return Outcome::of(Verdict::PassedMalformed) };
+    let Some(message) = scratch::message() else { return Outcome::of(Verdict::PassedMalformed) };
+    if read(packet, message).is_none() {
+        return Outcome::of(Verdict::PassedMalformed);
+    }
     let (type_code, is_v4) = (message.type_code, message.ip.is_v4);
     if type_code == if is_v4 { ECHO_REQUEST } else { ECHO_REQUEST_V6 } {
-        return echo(control, packet, &message);
+        return echo(control, packet, message);
     }
     let kind = type_code.to_ne_bytes()[0];
     let is_error = if is_v4 { matches!(kind, 3 | 11 | 12) } else { matches!(kind, 1..=4) };
     if !is_error {
         return Outcome::of(Verdict::PassedOtherProtocol);
     }
-    let Some(quote) = quote(packet, &message) else { return Outcome::of(Verdict::PassedIcmpNoFlow) };
-    if service::service_at(control, quote.source).is_some() {
-        Outcome::from_raw(TO_BACKEND)
-    } else if service::backend_at(control, quote.destination).is_some() {
-        Outcome::from_raw(TO_CLIENT)
+    let Some(quoted) = scratch::quote() else { return Outcome::of(Verdict::PassedIcmpNoFlow) };
+    if quote(packet, message, quoted).is_none() {
+        return Outcome::of(Verdict::PassedIcmpNoFlow);
+    }
+    if service::service_at(control, quoted.source).is_some() {
+        Outcome::from_raw(next::TO_BACKEND)
+    } else if service::backend_at(control, quoted.destination).is_some() {
+        Outcome::from_raw(next::TO_CLIENT)
     } else {
         Outcome::of(Verdict::PassedIcmpNoFlow)
     }
 }
-
-/// In place of an outcome: the message is an error about a packet that a service sent, for [`to_backend`].
-pub(crate) const TO_BACKEND: u64 = 0;
-/// In place of an outcome: the message is an error about a packet that a client sent, for [`to_client`].
-pub(crate) const TO_CLIENT: u64 = 1 << 63;
 
 /// An error about a packet that a service sent: to the backend that did.
 #[inline(always)]
@@ -84,8 +86,11 @@ pub(crate) fn to_backend(context: &XdpContext, control: &'static Control) -> Out
     let Some((id, service)) = service::service_at(control, quote.source) else {
         return Outcome::of(Verdict::PassedIcmpNoFlow);
     };
-    match send_to_backend(context, control, packet, &message, &quote, id, service) {
-        Ok((way, backend)) => way.outcome().for_service(id).for_backend(backend),
+    match send_to_backend(context, control, packet, message, quote, id, service) {
+        Ok((way, backend)) => {
+            let outcome = way.outcome().for_service(id).for_backend(backend);
+            if service.mode == MODE_IPIP { outcome.wrapped() } else { outcome }
+        }
         Err(verdict) => Outcome::of(verdict).for_service(id),
     }
 }
@@ -98,21 +103,23 @@ pub(crate) fn to_client(context: &XdpContext, control: &'static Control) -> Outc
     let Some((id, backend)) = service::backend_at(control, quote.destination) else {
         return Outcome::of(Verdict::PassedIcmpNoFlow);
     };
-    match send_to_client(context, control, packet, &message, &quote, (id, backend)) {
+    match send_to_client(context, control, packet, message, quote, (id, backend)) {
         Ok((way, service)) => way.outcome().for_service(service).for_backend(id),
         Err(verdict) => Outcome::of(verdict).for_backend(id),
     }
 }
 
 #[inline(always)]
-fn read_error(packet: Packet) -> Option<(Message, Quote)> {
-    let message = read(packet)?;
-    let quote = quote(packet, &message)?;
-    Some((message, quote))
+fn read_error(packet: Packet) -> Option<(&'static Message, &'static Quote)> {
+    let message = scratch::message()?;
+    read(packet, message)?;
+    let quoted = scratch::quote()?;
+    quote(packet, message, quoted)?;
+    Some((message, quoted))
 }
 
 #[inline(always)]
-fn read(packet: Packet) -> Option<Message> {
+fn read(packet: Packet, message: &mut Message) -> Option<()> {
     let (ip_offset, ethertype) = parse::ip_offset(packet)?;
     if ethertype == ETHERTYPE_IPV4 {
         let header = packet.window::<IPV4_LEN>(ip_offset)?;
@@ -120,7 +127,10 @@ fn read(packet: Packet) -> Option<Message> {
         let ip_len = u16::from_be(header.u16::<2>());
         let icmp = packet.window::<ICMP_LEN>(ip_offset + header_len)?;
         let is_whole = header.u16::<6>() & 0x3fff_u16.to_be() == 0 && usize::from(ip_len) >= header_len + ICMP_LEN;
-        return is_whole.then_some(Message {
+        if !is_whole {
+            return None;
+        }
+        *message = Message {
             ip: IpHeader { offset: ip_offset, is_v4: true },
             traffic_class: header.u8::<1>(),
             type_code: icmp.u16::<0>(),
@@ -130,7 +140,8 @@ fn read(packet: Packet) -> Option<Message> {
             end: ip_offset + usize::from(ip_len),
             hop_limit: header.u8::<8>(),
             ip_len,
-        });
+        };
+        return Some(());
     }
     let header = packet.window::<IPV6_LEN>(ip_offset)?;
     let [source, destination] = parse::v6_addresses(header);
@@ -141,7 +152,10 @@ fn read(packet: Packet) -> Option<Message> {
         && usize::from(payload_len) >= ICMP_LEN
         && !source.is_v4()
         && !destination.is_v4();
-    is_right.then_some(Message {
+    if !is_right {
+        return None;
+    }
+    *message = Message {
         ip: IpHeader { offset: ip_offset, is_v4: false },
         traffic_class: parse::traffic_class(Network::V6(header)),
         type_code: icmp.u16::<0>(),
@@ -151,7 +165,8 @@ fn read(packet: Packet) -> Option<Message> {
         end: ip_offset + IPV6_LEN + usize::from(payload_len),
         hop_limit: header.u8::<7>(),
         ip_len: payload_len.wrapping_add(40),
-    })
+    };
+    Some(())
 }
 
 /// Answered in place: addresses change places, which no checksum notices; type and hop limit change.
@@ -192,7 +207,8 @@ impl Message {
 
 /// The packet that an error quotes: its IP header and at least 8 bytes behind.
 #[derive(Clone, Copy)]
-struct Quote {
+#[repr(C)]
+pub(crate) struct Quote {
     ip: IpHeader,
     /// Where its transport header begins.
     transport: usize,
@@ -203,7 +219,7 @@ struct Quote {
 }
 
 #[inline(always)]
-fn quote(packet: Packet, message: &Message) -> Option<Quote> {
+fn quote(packet: Packet, message: &Message, quote: &mut Quote) -> Option<()> {
     let (addresses, protocol, offset) = match message.ip.is_v4 {
         true => {
             let header = packet.window::<IPV4_LEN>(message.body)?;
@@ -231,13 +247,14 @@ fn quote(packet: Packet, message: &Message) -> Option<Quote> {
     }
     let transport = packet.window::<8>(offset)?;
     let [source, destination] = addresses;
-    Some(Quote {
+    *quote = Quote {
         ip: IpHeader { offset: message.body, is_v4: message.ip.is_v4 },
         transport: offset,
         has_tcp_checksum: protocol == PROTOCOL_TCP && offset + 18 <= message.end,
         source: Endpoint::new(source, Be16::from_wire(transport.u16::<0>()), protocol),
         destination: Endpoint::new(destination, Be16::from_wire(transport.u16::<2>()), protocol),
-    })
+    };
+    Some(())
 }
 
 #[inline(always)]
@@ -286,9 +303,11 @@ fn send_to_backend(
         }
         readdress(packet, message, End::Destination, &message.destination, &backend.endpoint.address, delta)?;
     }
-    depart(context, packet, message, &way, is_wrapped.then(|| {
-        Tunnel::new(service, &backend.endpoint.address, place.entropy(), &way)
-    }))?;
+    if is_wrapped {
+        let plan = encapsulate::plan(service, &backend.endpoint.address, flow::entropy(&client), &way);
+        plan.ok_or(Verdict::DroppedRewriteFailed)?;
+    }
+    depart(packet, message, &way, is_wrapped).ok_or(Verdict::DroppedRewriteFailed)?;
     Ok((way, backend_id))
 }
 
@@ -327,7 +346,7 @@ fn send_to_client(
     }
     readdress(packet, message, End::Source, &message.source, &source, delta)?;
     count::icmp_error(id);
-    depart(context, packet, message, &way, None)?;
+    depart(packet, message, &way, false).ok_or(Verdict::DroppedRewriteFailed)?;
     Ok((way, answered.id))
 }
 
@@ -403,19 +422,9 @@ fn readdress(
 }
 
 #[inline(always)]
-fn depart(
-    context: &XdpContext,
-    packet: Packet,
-    message: &Message,
-    way: &Way,
-    tunnel: Option<Tunnel>,
-) -> Result<(), Verdict> {
-    if tunnel.is_some() || way.is_own() {
-        rewrite::hop_limit(packet, message.ip).ok_or(Verdict::DroppedRewriteFailed)?;
+fn depart(packet: Packet, message: &Message, way: &Way, is_wrapped: bool) -> Option<()> {
+    if is_wrapped || way.is_own() {
+        rewrite::hop_limit(packet, message.ip)?;
     }
-    match tunnel {
-        Some(tunnel) => encapsulate::wrap(context, &tunnel),
-        None if way.is_own() => rewrite::macs(packet, way.macs).ok_or(Verdict::DroppedRewriteFailed),
-        None => Ok(()),
-    }
+    if way.is_own() && !is_wrapped { rewrite::macs(packet, way.macs) } else { Some(()) }
 }

@@ -24,6 +24,7 @@ mod request;
 mod reset;
 mod rewrite;
 mod route;
+mod scratch;
 mod service;
 mod source;
 mod too_big;
@@ -32,12 +33,12 @@ mod trace;
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
-    layout::Control,
     verdict::Verdict,
 };
-use outcome::Outcome;
+use outcome::{Outcome, next};
 use packet::Packet;
 use parse::{Odd, Parsed};
+use request::Begun;
 use service::Role;
 
 /// Decides on a packet, changes it, and returns the XDP action.
@@ -45,43 +46,87 @@ use service::Role;
 pub fn run(context: &XdpContext) -> u32 {
     let Some(control) = maps::control() else { return emit::PASS };
     trace::begin(context, control);
-    let outcome = process(context, control);
+    let mut outcome = Outcome::from_raw(process(context));
+    if outcome.is_wrapped() && encapsulate::grayxdp_wrap(context.ctx) != 0 {
+        outcome = Outcome::of(Verdict::DroppedRewriteFailed);
+    }
     count::verdict(outcome.verdict_index());
     trace::end(control, outcome);
     emit::action(outcome)
 }
 
+/// The stages, one after the other. Each that is a function of its own leaves the stack before the next one begins.
 #[inline(always)]
-fn process(context: &XdpContext, control: &'static Control) -> Outcome {
-    let mut parsed = Parsed::default();
-    if let Err(odd) = parse::parse(Packet::new(context), &mut parsed) {
-        return process_odd(context, odd);
+fn process(context: &XdpContext) -> u64 {
+    let Some(parsed) = scratch::parsed() else { return nothing() };
+    match Class(grayxdp_classify(context.ctx, parsed)).role() {
+        Ok(Role::Request(id)) => process_request(context, parsed, id),
+        Ok(Role::Reply(id)) => match grayxdp_reply(context.ctx, parsed, id.raw().into()) {
+            next::RESET => grayxdp_reset_reply(context.ctx, parsed, id.raw().into()),
+            outcome => outcome,
+        },
+        Ok(Role::Stranger) => nothing(),
+        Err(odd) => process_odd(context, odd),
     }
-    let outcome = match service::role(control, parsed.source, parsed.destination) {
-        Role::Request(id) => match grayxdp_request(context.ctx, &parsed, id.0) {
-            reset::IS_SEVERED => grayxdp_reset_request(context.ctx, &parsed, id.0),
-            outcome => outcome,
-        },
-        Role::Reply(id) => match grayxdp_reply(context.ctx, &parsed, id.raw().into()) {
-            reset::IS_SEVERED => grayxdp_reset_reply(context.ctx, &parsed, id.raw().into()),
-            outcome => outcome,
-        },
-        Role::Stranger => nothing(),
-    };
-    Outcome::from_raw(outcome)
+}
+
+/// What a packet is, in one register: the role in the upper half, and who or what in the lower one.
+struct Class(u64);
+
+impl Class {
+    const REQUEST: u64 = 1 << 32;
+    const REPLY: u64 = 2 << 32;
+    const STRANGER: u64 = 3 << 32;
+
+    #[inline(always)]
+    fn of(role: Role) -> Self {
+        Self(match role {
+            Role::Request(id) => Self::REQUEST | u64::from(id.0),
+            Role::Reply(id) => Self::REPLY | u64::from(id.raw()),
+            Role::Stranger => Self::STRANGER,
+        })
+    }
+
+    /// The role, or the number of an [`Odd`].
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
+    fn role(self) -> Result<Role, u32> {
+        let number = self.0 as u32;
+        match self.0 & (3 << 32) {
+            Self::REQUEST => Ok(Role::Request(ServiceId(number))),
+            Self::REPLY => BackendId::from_raw(number as u16).map(Role::Reply).ok_or(0),
+            Self::STRANGER => Ok(Role::Stranger),
+            _ => Err(number),
+        }
+    }
 }
 
 #[inline(always)]
-fn process_odd(context: &XdpContext, odd: Odd) -> Outcome {
-    let outcome = match odd {
+fn process_request(context: &XdpContext, parsed: &Parsed, id: ServiceId) -> u64 {
+    let mut met = grayxdp_meet(parsed, id.0);
+    if met == next::BEGIN {
+        met = grayxdp_begin(parsed, id.0);
+    }
+    if met & Begun::HERE != 0 && met & 0xff == 0 {
+        grayxdp_request(context.ctx, parsed, id.0, met)
+    } else if met == next::RESET {
+        grayxdp_reset_request(context.ctx, parsed, id.0)
+    } else {
+        met
+    }
+}
+
+#[inline(always)]
+fn process_odd(context: &XdpContext, odd: u32) -> u64 {
+    let outcome = match Odd::from_raw(odd) {
         Odd::LaterFragment => grayxdp_fragment(context.ctx),
         Odd::Icmp => grayxdp_icmp(context.ctx),
-        odd => grayxdp_odd(context.ctx, odd as u32),
+        _ => grayxdp_odd(context.ctx, odd),
     };
     match outcome {
-        icmp::TO_BACKEND => Outcome::from_raw(grayxdp_icmp_to_backend(context.ctx)),
-        icmp::TO_CLIENT => Outcome::from_raw(grayxdp_icmp_to_client(context.ctx)),
-        outcome => Outcome::from_raw(outcome),
+        next::TO_BACKEND => grayxdp_icmp_to_backend(context.ctx),
+        next::TO_CLIENT => grayxdp_icmp_to_client(context.ctx),
+        outcome => outcome,
     }
 }
 
@@ -89,22 +134,57 @@ fn process_odd(context: &XdpContext, odd: Odd) -> Outcome {
 // for these would be too many. Their frames lie on the stack one at a time. Therefore numbers in place of pointers to entries, which are looked up again; and pointers
 // that may be null, as far as the verifier knows.
 
-/// A client's packet. Returns an [`Outcome`].
+/// Parses a packet and looks up whose it is. Returns a [`Class`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn grayxdp_request(context: *mut xdp_md, parsed: *const Parsed, service: u32) -> u64 {
+extern "C" fn grayxdp_classify(context: *mut xdp_md, parsed: *mut Parsed) -> u64 {
+    // SAFETY: as in `grayxdp_meet`.
+    let Some(parsed) = (unsafe { parsed.as_mut() }) else { return Class::STRANGER };
+    let Some(control) = maps::control() else { return Class::STRANGER };
+    match parse::parse(Packet::new(&XdpContext::new(context)), parsed) {
+        Ok(()) => Class::of(service::role(control, parsed.source, parsed.destination)).0,
+        Err(odd) => u64::from(odd as u32),
+    }
+}
+
+/// The flow that a client's packet belongs to. Returns a [`Begun`], what is next, or an [`Outcome`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn grayxdp_meet(parsed: *const Parsed, service: u32) -> u64 {
     // SAFETY: `process` has just made it; the verifier takes null into account, the compiler need not.
     let Some(parsed) = (unsafe { parsed.as_ref() }) else { return nothing() };
     let id = ServiceId(service);
     let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return nothing() };
-    request::forward(&XdpContext::new(context), control, parsed, id, service).raw()
+    request::meet(control, parsed, id, service)
+}
+
+/// A new flow, or one that is met in its middle. Returns a [`Begun`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn grayxdp_begin(parsed: *const Parsed, service: u32) -> u64 {
+    // SAFETY: as in `grayxdp_meet`.
+    let Some(parsed) = (unsafe { parsed.as_ref() }) else { return nothing() };
+    let id = ServiceId(service);
+    let Some(service) = maps::service(id) else { return nothing() };
+    request::begin(parsed, id, service).0
+}
+
+/// A client's packet, whose flow is known. Returns an [`Outcome`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn grayxdp_request(context: *mut xdp_md, parsed: *const Parsed, service: u32, begun: u64) -> u64 {
+    // SAFETY: as in `grayxdp_meet`.
+    let Some(parsed) = (unsafe { parsed.as_ref() }) else { return nothing() };
+    let id = ServiceId(service);
+    let Some(service) = maps::service(id) else { return nothing() };
+    request::forward(&XdpContext::new(context), parsed, id, service, Begun(begun)).raw()
 }
 
 /// A backend's packet. Returns an [`Outcome`].
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn grayxdp_reply(context: *mut xdp_md, parsed: *const Parsed, backend: u32) -> u64 {
-    // SAFETY: as in `grayxdp_request`.
+    // SAFETY: as in `grayxdp_meet`.
     let Some(parsed) = (unsafe { parsed.as_ref() }) else { return nothing() };
     #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `process` widened it")]
     let Some(id) = BackendId::from_raw(backend as u16) else { return nothing() };
@@ -116,7 +196,7 @@ extern "C" fn grayxdp_reply(context: *mut xdp_md, parsed: *const Parsed, backend
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn grayxdp_reset_request(context: *mut xdp_md, parsed: *const Parsed, service: u32) -> u64 {
-    // SAFETY: as in `grayxdp_request`.
+    // SAFETY: as in `grayxdp_meet`.
     let Some(parsed) = (unsafe { parsed.as_ref() }) else { return nothing() };
     let id = ServiceId(service);
     let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return nothing() };
@@ -127,7 +207,7 @@ extern "C" fn grayxdp_reset_request(context: *mut xdp_md, parsed: *const Parsed,
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn grayxdp_reset_reply(context: *mut xdp_md, parsed: *const Parsed, backend: u32) -> u64 {
-    // SAFETY: as in `grayxdp_request`.
+    // SAFETY: as in `grayxdp_meet`.
     let Some(parsed) = (unsafe { parsed.as_ref() }) else { return nothing() };
     #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `process` widened it")]
     let Some(id) = BackendId::from_raw(backend as u16) else { return nothing() };

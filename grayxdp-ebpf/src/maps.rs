@@ -23,6 +23,8 @@ use grayxdp_common::{
     weight::Threshold,
 };
 
+use crate::scratch::Scratch;
+
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 /// What the pins are. Written by the agent; not read here.
@@ -104,6 +106,15 @@ static EVENTS: RingBuf<TraceEvent, { 1 << 20 }> = RingBuf::new();
 /// The packet that is being traced, on each CPU. Written by `trace.rs`.
 #[btf_map]
 static SAMPLE: PerCpuArray<TraceEvent, 1> = PerCpuArray::new();
+
+/// What is too large for the stack. See `scratch.rs`.
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+#[inline(always)]
+pub(crate) fn scratch() -> Option<*mut Scratch> {
+    SCRATCH.get_ptr_mut(0)
+}
 
 #[inline(always)]
 pub(crate) fn control() -> Option<&'static Control> {

@@ -6,7 +6,7 @@ use grayxdp_common::{
     verdict::Verdict,
 };
 
-/// Verdict in the low seven bits, a flag, then service and backend (16 bits each) for the trace, then 24 bits of the interface.
+/// Verdict in the low seven bits, a flag, then service and backend (16 bits each) for the trace, then 23 bits of the interface, and a flag.
 ///
 /// One word, so that functions of the bpf target can return it.
 #[derive(Clone, Copy)]
@@ -17,6 +17,19 @@ const ONWARDS: u64 = 1 << 7;
 const SERVICE_SHIFT: u32 = 8;
 const BACKEND_SHIFT: u32 = 24;
 const INTERFACE_SHIFT: u32 = 40;
+const WRAPPED: u64 = 1 << 63;
+
+/// In place of an outcome, which always has a verdict: what is to be done next.
+pub(crate) mod next {
+    /// The packet is of a severed connection.
+    pub(crate) const RESET: u64 = 0;
+    /// The packet begins a flow.
+    pub(crate) const BEGIN: u64 = 1 << 8;
+    /// The message is an ICMP error about a packet that a service sent.
+    pub(crate) const TO_BACKEND: u64 = 2 << 8;
+    /// The message is an ICMP error about a packet that a client sent.
+    pub(crate) const TO_CLIENT: u64 = 3 << 8;
+}
 
 impl Outcome {
     /// As functions return it.
@@ -62,7 +75,8 @@ impl Outcome {
         self.0 & ONWARDS != 0
     }
 
-    /// The same, leaving by another interface than it came in on. An interface's index beyond 2²⁴ is left to the kernel.
+    /// The same, leaving by another interface than it came in on. Indices are below 2²³: the
+    /// kernel counts them up, and the agent refuses others.
     #[inline(always)]
     pub(crate) fn by(self, interface: u32) -> Self {
         Self(self.0 | u64::from(interface) << INTERFACE_SHIFT)
@@ -86,9 +100,21 @@ impl Outcome {
         (self.0 >> BACKEND_SHIFT) as u16
     }
 
+    /// The same, with an outer header that is still to be put in front.
+    #[inline(always)]
+    pub(crate) fn wrapped(self) -> Self {
+        Self(self.0 | WRAPPED)
+    }
+
+    /// See [`Self::wrapped`].
+    #[inline(always)]
+    pub(crate) fn is_wrapped(self) -> bool {
+        self.0 & WRAPPED != 0
+    }
+
     /// Zero: the one that it came in on.
     #[inline(always)]
     pub(crate) fn interface(self) -> u32 {
-        (self.0 >> INTERFACE_SHIFT) as u32
+        (self.0 >> INTERFACE_SHIFT) as u32 & 0x7f_ffff
     }
 }

@@ -13,10 +13,9 @@ use crate::{
     count,
     flow::{Found, Place, Side},
     fragment, maps,
-    outcome::Outcome,
+    outcome::{Outcome, next},
     packet::Packet,
     parse::Parsed,
-    reset,
     rewrite::{self, End},
     route::{self, Departure, Way},
     source, too_big,
@@ -44,7 +43,7 @@ pub(crate) fn forward(
         return Outcome::of(Verdict::PassedBackendNoFlow).for_backend(id);
     };
     if answered.found.seen.kind & FLOW_SEVER != 0 {
-        return Outcome::from_raw(reset::IS_SEVERED);
+        return Outcome::from_raw(next::RESET);
     }
     let outcome = if parsed.hop_limit <= 1 {
         Outcome::of(Verdict::DroppedHopLimit)

@@ -13,16 +13,15 @@ use grayxdp_common::{
 use crate::{
     choose::{self, Newcomer},
     count::{self, Meeting, Passage},
-    encapsulate::{self, Tunnel},
+    encapsulate,
     flow::{self, Found, Place, Side},
     fragment, maps,
-    outcome::Outcome,
+    outcome::{Outcome, next},
     packet::Packet,
     parse::{self, Parsed, Step},
-    reset,
     rewrite::{self, End},
     route::{self, Departure, Way},
-    source, too_big,
+    scratch, source, too_big,
 };
 
 /// Where a packet goes: its backend, and for `full-nat` the source that it gets.
@@ -34,39 +33,61 @@ struct Target {
     passage: Passage,
 }
 
+/// The flow that a packet belongs to, as a [`Begun`]; or what to do next, or why it is dropped, as an [`Outcome`].
 #[inline(always)]
-pub(crate) fn forward(
-    context: &XdpContext,
+pub(crate) fn meet(
     control: &'static Control,
     parsed: &Parsed,
     id: ServiceId,
     service: &'static ServiceEntry,
-) -> Outcome {
+) -> u64 {
     if let Some(verdict) = refusal(parsed, service) {
-        return Outcome::of(verdict).for_service(id);
+        return Outcome::of(verdict).for_service(id).raw();
     }
     let Some(place) = Place::of(control, id, parsed.source.address, parsed.source.port) else {
-        return Outcome::of(Verdict::DroppedNoBackend).for_service(id);
+        return Outcome::of(Verdict::DroppedNoBackend).for_service(id).raw();
     };
-    let former = place.find();
-    let live = match former {
-        Some(found) => backend_of(found, &place, parsed, service),
-        None => None,
+    let Some(found) = place.find() else { return next::BEGIN };
+    let Some(id) = backend_of(&found, &place, parsed, service) else { return next::BEGIN };
+    if found.seen.kind & FLOW_SEVER != 0 {
+        return next::RESET;
+    }
+    place.note(&found, Side::Client, parsed);
+    if service.mode == MODE_FULL_NAT {
+        // Where another CPU has just made the entry, it has no port yet: the packet comes again.
+        let source = source::endpoint(found.seen.source, found.seen.source_port, parsed.source.protocol);
+        let (Some(source), Some(place)) = (source, scratch::source()) else {
+            return Outcome::of(Verdict::DroppedNoSourcePort).raw();
+        };
+        *place = source;
+    }
+    Begun::known(id).0
+}
+
+/// Sends a packet to the backend of its flow.
+#[inline(always)]
+pub(crate) fn forward(
+    context: &XdpContext,
+    parsed: &Parsed,
+    id: ServiceId,
+    service: &'static ServiceEntry,
+    begun: Begun,
+) -> Outcome {
+    let backend = BackendId::from_raw(begun.backend()).and_then(|id| Some((id, maps::backend(id)?)));
+    let Some((backend_id, backend)) = backend else {
+        return Outcome::of(begun.verdict()).for_service(id);
     };
-    let target = match live {
-        Some((found, ..)) if found.seen.kind & FLOW_SEVER != 0 => return Outcome::from_raw(reset::IS_SEVERED),
-        Some((found, known_id, backend)) => continued(&place, parsed, service, &found, known_id, backend),
-        None => begun(parsed, id),
-    };
-    let target = match target {
-        Ok(target) => target,
-        Err(verdict) => return Outcome::of(verdict).for_service(id),
-    };
-    let outcome = match send(context, parsed, (id, service), &place, &target) {
+    let mut target = Target { id: backend_id, backend, source: parsed.source, passage: begun.passage() };
+    if service.mode == MODE_FULL_NAT {
+        let Some(source) = scratch::source() else { return Outcome::of(Verdict::DroppedNoSourcePort) };
+        target.source = *source;
+    }
+    let outcome = match send(context, parsed, (id, service), &target) {
+        Ok(way) if service.mode == MODE_IPIP && way.verdict != Verdict::AnsweredTooBig => way.outcome().wrapped(),
         Ok(way) => way.outcome(),
         Err(verdict) => Outcome::of(verdict),
     };
-    outcome.for_service(id).for_backend(target.id)
+    outcome.for_service(id).for_backend(backend_id)
 }
 
 /// Why a packet for a service is not taken.
@@ -104,12 +125,7 @@ pub(crate) fn is_martian(source: &Address) -> bool {
 /// A SYN begins a new connection where the former one was closed, was never answered, or has been idle for too long: it
 /// obeys today's weights. On a connection that lives, it is a late or a forged one, and goes where the connection goes.
 #[inline(always)]
-fn backend_of(
-    found: Found,
-    place: &Place,
-    parsed: &Parsed,
-    service: &ServiceEntry,
-) -> Option<(Found, BackendId, &'static BackendEntry)> {
+fn backend_of(found: &Found, place: &Place, parsed: &Parsed, service: &ServiceEntry) -> Option<BackendId> {
     let id = found.backend()?;
     let backend = maps::backend(id)?;
     // An entry may outlive its service, whose number then names another one: such an entry is none.
@@ -120,70 +136,54 @@ fn backend_of(
         Step::Syn => {
             found.seen.state() != FlowState::Established
                 || found.seen.kind & FLOW_SEVER != 0
-                || place.is_expired(&found, service.udp_idle_ticks)
+                || place.is_expired(found, service.udp_idle_ticks)
         }
-        Step::Datagram => backend.is_down() || place.is_expired(&found, service.udp_idle_ticks),
+        Step::Datagram => backend.is_down() || place.is_expired(found, service.udp_idle_ticks),
         Step::Segment | Step::Reset => false,
     };
-    if begins_anew { None } else { Some((found, id, backend)) }
+    if begins_anew { None } else { Some(id) }
 }
 
-#[inline(always)]
-fn continued(
-    place: &Place,
-    parsed: &Parsed,
-    service: &ServiceEntry,
-    found: &Found,
-    id: BackendId,
-    backend: &'static BackendEntry,
-) -> Result<Target, Verdict> {
-    place.note(found, Side::Client, parsed);
-    let source = if service.mode == MODE_FULL_NAT {
-        // Another CPU has just made the entry, and has no port for it yet: the packet comes again.
-        source::endpoint(found.seen.source, found.seen.source_port, parsed.source.protocol)
-            .ok_or(Verdict::DroppedNoSourcePort)?
-    } else {
-        parsed.source
-    };
-    let passage = Passage { meeting: Meeting::Known, is_pinned: false, is_fallback: false, is_tracked: true };
-    Ok(Target { id, backend, source, passage })
-}
-
-/// A new flow, or one that is met in its middle.
-#[inline(always)]
-fn begun(parsed: &Parsed, id: ServiceId) -> Result<Target, Verdict> {
-    let mut source = parsed.source;
-    let begun = Begun(grayxdp_begin(parsed, id.0, &mut source));
-    let id = BackendId::from_raw(begun.backend()).ok_or(begun.verdict())?;
-    let backend = maps::backend(id).ok_or(Verdict::DroppedNoBackend)?;
-    Ok(Target { id, backend, source, passage: begun.passage() })
-}
-
-/// What became of a flow's beginning, in one register: backend in the low 16 bits (zero: none), then a verdict (why none),
-/// then the passage.
+/// A flow's backend and how it was come to, in one register. The low byte is zero, by which it is told from an outcome;
+/// then [`Begun::HERE`], the verdict where there is no backend, and the backend.
 #[derive(Clone, Copy)]
-struct Begun(u64);
+pub(crate) struct Begun(pub(crate) u64);
 
 impl Begun {
-    const PINNED: u64 = 1 << 32;
-    const FALLBACK: u64 = 1 << 33;
-    const TRACKED: u64 = 1 << 34;
-    const NEW: u64 = 1 << 35;
+    /// Tells it from what else has no verdict.
+    pub(crate) const HERE: u64 = 1 << 15;
+    const VERDICT_SHIFT: u32 = 16;
+    const BACKEND_SHIFT: u32 = 24;
+    const PINNED: u64 = 1 << 40;
+    const FALLBACK: u64 = 1 << 41;
+    const TRACKED: u64 = 1 << 42;
+    const NEW: u64 = 1 << 43;
+    const KNOWN: u64 = 1 << 44;
 
     #[inline(always)]
-    fn refused(verdict: Verdict) -> Self {
-        Self(u64::from(verdict.index()) << 16)
+    fn on(id: BackendId) -> Self {
+        Self(Self::HERE | u64::from(id.raw()) << Self::BACKEND_SHIFT)
     }
 
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the low 16 bits")]
+    fn known(id: BackendId) -> Self {
+        Self(Self::on(id).0 | Self::KNOWN | Self::TRACKED)
+    }
+
+    #[inline(always)]
+    fn refused(verdict: Verdict) -> Self {
+        Self(Self::HERE | u64::from(verdict.index()) << Self::VERDICT_SHIFT)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "16 bits")]
     fn backend(self) -> u16 {
-        self.0 as u16
+        (self.0 >> Self::BACKEND_SHIFT) as u16
     }
 
     #[inline(always)]
     fn verdict(self) -> Verdict {
-        if self.0 >> 16 == u64::from(Verdict::DroppedNoSourcePort.index()) {
+        if (self.0 >> Self::VERDICT_SHIFT) & 0xff == u64::from(Verdict::DroppedNoSourcePort.index()) {
             Verdict::DroppedNoSourcePort
         } else {
             Verdict::DroppedNoBackend
@@ -193,7 +193,13 @@ impl Begun {
     #[inline(always)]
     fn passage(self) -> Passage {
         Passage {
-            meeting: if self.0 & Self::NEW != 0 { Meeting::New } else { Meeting::Missed },
+            meeting: if self.0 & Self::KNOWN != 0 {
+                Meeting::Known
+            } else if self.0 & Self::NEW != 0 {
+                Meeting::New
+            } else {
+                Meeting::Missed
+            },
             is_pinned: self.0 & Self::PINNED != 0,
             is_fallback: self.0 & Self::FALLBACK != 0,
             is_tracked: self.0 & Self::TRACKED != 0,
@@ -229,15 +235,9 @@ extern "C" fn grayxdp_enter(parsed: *const Parsed, service: u32, backend: u32) -
     }
 }
 
-/// Chooses a backend and makes the flow's entry; in `full-nat`, `source` becomes the flow's source. Returns a [`Begun`].
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn grayxdp_begin(parsed: *const Parsed, service: u32, source: *mut Endpoint) -> u64 {
-    let refused = Begun::refused(Verdict::DroppedNoBackend).0;
-    // SAFETY: `begun` has both on its stack; see `lib.rs`.
-    let (Some(parsed), Some(source)) = (unsafe { parsed.as_ref() }, unsafe { source.as_mut() }) else { return refused };
-    let id = ServiceId(service);
-    let Some(service) = maps::service(id) else { return refused };
+/// Chooses a backend and makes the flow's entry. Returns a [`Begun`].
+#[inline(always)]
+pub(crate) fn begin(parsed: &Parsed, id: ServiceId, service: &'static ServiceEntry) -> Begun {
     let is_beginning = matches!(parsed.step, Step::Syn | Step::Datagram);
     let newcomer = Newcomer {
         client: parsed.source.address,
@@ -247,13 +247,17 @@ extern "C" fn grayxdp_begin(parsed: *const Parsed, service: u32, source: *mut En
     };
     let choice = match choose::backend_for_new_flow(service, newcomer) {
         Ok(choice) => choice,
-        Err(verdict) => return Begun::refused(verdict).0,
+        Err(verdict) => return Begun::refused(verdict),
     };
     let entry = grayxdp_enter(parsed, id.0, choice.id.raw().into());
-    if service.mode == MODE_FULL_NAT && (entry == NO_ENTRY || source::grayxdp_take_source(source, id.0, entry) == 0) {
-        return Begun::refused(Verdict::DroppedNoSourcePort).0;
+    if service.mode == MODE_FULL_NAT {
+        let Some(source) = scratch::source() else { return Begun::refused(Verdict::DroppedNoSourcePort) };
+        *source = parsed.source;
+        if entry == NO_ENTRY || source::grayxdp_take_source(source, id.0, entry) == 0 {
+            return Begun::refused(Verdict::DroppedNoSourcePort);
+        }
     }
-    let mut begun = u64::from(choice.id.raw());
+    let mut begun = Begun::on(choice.id).0;
     if is_beginning {
         begun |= Begun::NEW;
     }
@@ -266,7 +270,7 @@ extern "C" fn grayxdp_begin(parsed: *const Parsed, service: u32, source: *mut En
     if entry != NO_ENTRY || parsed.step == Step::Reset {
         begun |= Begun::TRACKED;
     }
-    begun
+    Begun(begun)
 }
 
 /// Changes the packet, and says how it goes on.
@@ -275,7 +279,6 @@ fn send(
     context: &XdpContext,
     parsed: &Parsed,
     (service_id, service): (ServiceId, &ServiceEntry),
-    place: &Place,
     target: &Target,
 ) -> Result<Way, Verdict> {
     let backend = target.backend;
@@ -300,7 +303,9 @@ fn send(
     count::request(target.id, parsed.ip_len, target.passage);
     rewrite(context, parsed, service, target, &way).ok_or(Verdict::DroppedRewriteFailed)?;
     if service.mode == MODE_IPIP {
-        encapsulate::wrap(context, &Tunnel::new(service, &backend.endpoint.address, place.entropy(), &way))?;
+        let entropy = flow::entropy(&parsed.source);
+        let plan = encapsulate::plan(service, &backend.endpoint.address, entropy, &way);
+        plan.ok_or(Verdict::DroppedRewriteFailed)?;
     }
     Ok(way)
 }

@@ -24,14 +24,14 @@ use crate::{
     reply,
     rewrite::{self, End},
     route::{self, Departure},
-    source,
+    scratch, source,
 };
 
 const HOP_LIMIT: u8 = 64;
 
 /// Where the packet would go on to, rewritten.
 #[repr(C)]
-struct Onwards {
+pub(crate) struct Onwards {
     /// Of the backend; unused (interface zero) towards clients.
     hop: NextHop,
     source: Endpoint,
@@ -39,9 +39,6 @@ struct Onwards {
     /// Non-zero where it may: the other end has not been told yet.
     is_wanted: u64,
 }
-
-/// In place of an outcome: the packet is of a severed connection, for [`request`] or [`reply`].
-pub(crate) const IS_SEVERED: u64 = 0;
 
 /// A client's packet of a severed connection.
 #[inline(always)]
@@ -57,13 +54,12 @@ pub(crate) fn request(
     let id = found.backend()?;
     let backend = maps::backend(id)?;
     let source = source::endpoint(found.seen.source, found.seen.source_port, parsed.source.protocol);
-    let onwards = Onwards {
-        hop: backend.next_hop,
-        source: source.unwrap_or(parsed.source),
-        destination: backend.endpoint,
-        is_wanted: u64::from(service.sees_replies() && found.seen.backend & SEEN_SEVERED == 0),
-    };
-    let outcome = Outcome::from_raw(grayxdp_convert(context, &onwards));
+    let onwards = scratch::onwards()?;
+    onwards.hop = backend.next_hop;
+    onwards.source = source.unwrap_or(parsed.source);
+    onwards.destination = backend.endpoint;
+    onwards.is_wanted = u64::from(service.sees_replies() && found.seen.backend & SEEN_SEVERED == 0);
+    let outcome = Outcome::from_raw(grayxdp_convert(context));
     Some(finish(outcome, (&place, &found), Side::Client, id).for_service(service_id).for_backend(id))
 }
 
@@ -77,13 +73,12 @@ pub(crate) fn reply(
     backend: &'static BackendEntry,
 ) -> Option<Outcome> {
     let answered = reply::flow_of(control, id, backend, parsed.destination)?;
-    let onwards = Onwards {
-        hop: NextHop::default(),
-        source: answered.service.endpoint,
-        destination: answered.client,
-        is_wanted: u64::from(answered.found.seen.client & SEEN_SEVERED == 0),
-    };
-    let outcome = Outcome::from_raw(grayxdp_convert(context, &onwards));
+    let onwards = scratch::onwards()?;
+    onwards.hop = NextHop::default();
+    onwards.source = answered.service.endpoint;
+    onwards.destination = answered.client;
+    onwards.is_wanted = u64::from(answered.found.seen.client & SEEN_SEVERED == 0);
+    let outcome = Outcome::from_raw(grayxdp_convert(context));
     let outcome = finish(outcome, (&answered.place, &answered.found), Side::Backend, id);
     Some(outcome.for_service(answered.id).for_backend(id))
 }
@@ -105,10 +100,9 @@ fn finish(outcome: Outcome, (place, found): (&Place, &Found), sender: Side, id: 
 /// Makes the packet a RST, to one end or the other. Returns an [`Outcome`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn grayxdp_convert(context: *mut xdp_md, onwards: *const Onwards) -> u64 {
+extern "C" fn grayxdp_convert(context: *mut xdp_md) -> u64 {
     let failed = Outcome::of(Verdict::DroppedRewriteFailed);
-    // SAFETY: `request` and `reply` have it on their stack; see `lib.rs`.
-    let (Some(onwards), Some(control)) = (unsafe { onwards.as_ref() }, maps::control()) else { return failed.raw() };
+    let (Some(onwards), Some(control)) = (scratch::onwards(), maps::control()) else { return failed.raw() };
     convert(&XdpContext::new(context), control, onwards).unwrap_or(failed).raw()
 }
 
@@ -139,8 +133,8 @@ struct Segment {
 impl Segment {
     #[inline(always)]
     fn read(context: &XdpContext) -> Option<Self> {
-        let mut parsed = Parsed::default();
-        parse::parse(Packet::new(context), &mut parsed).ok()?;
+        let parsed = scratch::second_parsed()?;
+        parse::parse(Packet::new(context), parsed).ok()?;
         if parsed.is_udp() {
             return None;
         }
@@ -186,8 +180,8 @@ fn send_on(
     if rst.hop_limit <= 1 {
         return Some(Outcome::of(Verdict::DroppedHopLimit));
     }
-    rewrite::endpoint(packet, &rst, End::Source, &onwards.source)?;
-    rewrite::endpoint(packet, &rst, End::Destination, &onwards.destination)?;
+    rewrite::endpoint(packet, rst, End::Source, &onwards.source)?;
+    rewrite::endpoint(packet, rst, End::Destination, &onwards.destination)?;
     let departure = Departure {
         source: onwards.source.address,
         destination: onwards.destination.address,
@@ -219,8 +213,8 @@ fn send_back(context: &XdpContext, segment: &Segment) -> Option<Outcome> {
     let acknowledged = if has_ack { 0 } else { segment.sequence.wrapping_add(segment.sequence_len) };
     let rst = write(packet, segment, sequence, acknowledged, if has_ack { TCP_RST } else { TCP_RST | TCP_ACK })?;
     // Addresses and ports change places, which no checksum notices.
-    rewrite::endpoint(packet, &rst, End::Source, &rst.destination)?;
-    rewrite::endpoint(packet, &rst, End::Destination, &rst.source)?;
+    rewrite::endpoint(packet, rst, End::Source, &rst.destination)?;
+    rewrite::endpoint(packet, rst, End::Destination, &rst.source)?;
     rewrite::set_hop_limit(packet, rst.ip(), HOP_LIMIT)?;
     rewrite::swap_macs(packet)?;
     Some(Outcome::of(Verdict::AnsweredReset))
@@ -228,7 +222,13 @@ fn send_back(context: &XdpContext, segment: &Segment) -> Option<Outcome> {
 
 /// Makes the packet, whose end has been cut to a bare TCP header, a RST between the same ends.
 #[inline(always)]
-fn write(packet: Packet, segment: &Segment, sequence: u32, acknowledged: u32, flags: u8) -> Option<Parsed> {
+fn write(
+    packet: Packet,
+    segment: &Segment,
+    sequence: u32,
+    acknowledged: u32,
+    flags: u8,
+) -> Option<&'static Parsed> {
     let tcp = packet.window::<TCP_LEN>(segment.tcp_offset)?;
     tcp.set_u32::<4>(sequence.to_be());
     tcp.set_u32::<8>(acknowledged.to_be());
@@ -237,8 +237,8 @@ fn write(packet: Packet, segment: &Segment, sequence: u32, acknowledged: u32, fl
     tcp.set_u32::<14>(0);
     tcp.set_u16::<18>(0);
     shorten(packet, segment)?;
-    let mut parsed = Parsed::default();
-    parse::parse(packet, &mut parsed).ok()?;
+    let parsed = scratch::second_parsed()?;
+    parse::parse(packet, parsed).ok()?;
     // The pseudo-header (RFC 9293 3.1): addresses, protocol, and the length, which is the bare header's.
     let addresses = match parsed.ip().network(packet)? {
         Network::V4(header) => header.sum_u16::<20>() - header.prefix::<12>().sum_u16::<12>(),

@@ -4,9 +4,7 @@ use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED,
         BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE,
-        bpf_fib_lookup as FibLookup, bpf_fib_lookup__bindgen_ty_1 as Length, bpf_fib_lookup__bindgen_ty_2 as Class,
-        bpf_fib_lookup__bindgen_ty_3 as Source, bpf_fib_lookup__bindgen_ty_4 as Destination,
-        bpf_fib_lookup__bindgen_ty_5 as Table, xdp_md,
+        bpf_fib_lookup as FibLookup, bpf_fib_lookup__bindgen_ty_5 as Table, xdp_md,
     },
     programs::XdpContext,
 };
@@ -16,7 +14,7 @@ use grayxdp_common::{
     verdict::{FIRST_DROPPED, Verdict},
 };
 
-use crate::{helpers, maps, outcome::Outcome};
+use crate::{helpers, maps, outcome::Outcome, scratch};
 
 const _: () = assert!(ROUTES_MAX.is_power_of_two(), "indices are masked");
 
@@ -160,12 +158,13 @@ extern "C" fn grayxdp_ask_kernel(context: *mut xdp_md, departure: *const Departu
     let (Some(departure), Some(way)) = (unsafe { departure.as_ref() }, unsafe { way.as_mut() }) else { return 0 };
     let context = XdpContext::new(context);
     let ingress = ingress(&context);
-    let mut lookup = request(departure, ingress);
-    let outcome = helpers::fib_lookup(&context, &mut lookup);
+    let Some(lookup) = scratch::lookup() else { return 0 };
+    fill(lookup, departure, ingress);
+    let outcome = helpers::fib_lookup(&context, lookup);
     way.verdict = match outcome {
         BPF_FIB_LKUP_RET_SUCCESS => {
             way.interface = lookup.ifindex;
-            way.macs = macs(&lookup);
+            way.macs = macs(lookup);
             if lookup.ifindex == ingress {
                 Verdict::ForwardedSameInterface
             } else if maps::own_interface(lookup.ifindex).is_some() {
@@ -189,34 +188,27 @@ extern "C" fn grayxdp_ask_kernel(context: *mut xdp_md, departure: *const Departu
     0
 }
 
+/// Field by field, for the whole of it would be put together on the stack.
 #[inline(always)]
-fn request(departure: &Departure, ifindex: u32) -> FibLookup {
+fn fill(lookup: &mut FibLookup, departure: &Departure, ifindex: u32) {
     let class = departure.traffic_class;
+    lookup.l4_protocol = departure.protocol;
+    lookup.sport = 0;
+    lookup.dport = 0;
+    lookup.__bindgen_anon_1.tot_len = departure.ip_len;
+    lookup.ifindex = ifindex;
+    lookup.__bindgen_anon_5 = Table { tbid: 0 };
     // An IPv4 address takes the first word of the field, the type of service its first byte.
-    let (family, flowinfo, ipv6_src, ipv6_dst) = if departure.destination.is_v4() {
-        (
-            AF_INET,
-            u32::from_ne_bytes([class, 0, 0, 0]),
-            [departure.source.v4_word(), 0, 0, 0],
-            [departure.destination.v4_word(), 0, 0, 0],
-        )
+    if departure.destination.is_v4() {
+        lookup.family = AF_INET;
+        lookup.__bindgen_anon_2.flowinfo = u32::from_ne_bytes([class, 0, 0, 0]);
+        lookup.__bindgen_anon_3.ipv4_src = departure.source.v4_word();
+        lookup.__bindgen_anon_4.ipv4_dst = departure.destination.v4_word();
     } else {
-        let flowinfo = (u32::from(class) << 20).to_be();
-        (AF_INET6, flowinfo, departure.source.words(), departure.destination.words())
-    };
-    FibLookup {
-        family,
-        l4_protocol: departure.protocol,
-        sport: 0,
-        dport: 0,
-        __bindgen_anon_1: Length { tot_len: departure.ip_len },
-        ifindex,
-        __bindgen_anon_2: Class { flowinfo },
-        __bindgen_anon_3: Source { ipv6_src },
-        __bindgen_anon_4: Destination { ipv6_dst },
-        __bindgen_anon_5: Table { tbid: 0 },
-        smac: [0; 6],
-        dmac: [0; 6],
+        lookup.family = AF_INET6;
+        lookup.__bindgen_anon_2.flowinfo = (u32::from(class) << 20).to_be();
+        lookup.__bindgen_anon_3.ipv6_src = departure.source.words();
+        lookup.__bindgen_anon_4.ipv6_dst = departure.destination.words();
     }
 }
 
