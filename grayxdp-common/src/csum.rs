@@ -24,19 +24,30 @@ impl ChecksumDelta {
         Self(self.0 + !old as u64 + new as u64)
     }
 
+    /// The changes of both.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
     /// The checksum after the changes.
     #[inline(always)]
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
     pub const fn apply(self, checksum: u16) -> u16 {
-        let mut sum = self.0 + !checksum as u64;
-        // At most 20 words of 32 bits were added: the first fold leaves under 2^33, the second under 2^18.
-        sum = (sum & 0xffff_ffff) + (sum >> 32);
-        sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        !(sum as u16)
+        !fold(self.0 + !checksum as u64)
     }
+}
+
+/// A sum of words, folded to 16 bits, carries added back in (RFC 1071). Sums under 2⁴⁸.
+#[inline(always)]
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
+pub const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 #[cfg(test)]

@@ -74,6 +74,11 @@ pub enum Verdict {
     DroppedTooBig = 46,
 }
 
+/// The lowest index of those that are not forwarded.
+pub const FIRST_PASSED: u32 = 16;
+/// The lowest index of those that are dropped.
+pub const FIRST_DROPPED: u32 = 32;
+
 /// The three kinds of verdicts, as the `action` label of the metric.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
@@ -142,8 +147,8 @@ impl Verdict {
     /// Its kind.
     pub const fn action(self) -> Action {
         match self.index() {
-            ..16 => Action::Forward,
-            16..32 => Action::Pass,
+            ..FIRST_PASSED => Action::Forward,
+            FIRST_PASSED..FIRST_DROPPED => Action::Pass,
             _ => Action::Drop,
         }
     }

@@ -1,28 +1,86 @@
-//! Where a new flow goes: key, shard, weight, version, backend. Writes nothing.
+//! Where a new flow goes: pin, or key, shard, weight, version; then backend. Writes nothing.
 
 use grayxdp_common::{
-    hash::key_hash,
-    ids::{BackendId, Be16, ServiceId},
-    layout::{Address, BackendEntry, ServiceEntry},
+    ids::{BackendId, Be16, ServiceId, ShardId, Version},
+    layout::{
+        Address, BackendEntry, METHOD_RANDOM, METHOD_RANGE, SERVICE_CIDR_PINS, SERVICE_DSCP_PINS, ServiceEntry,
+    },
     verdict::Verdict,
-    weight::weight_slot,
+    weight::KeyHash,
 };
 
-use crate::maps;
+use crate::{helpers, maps};
 
-/// The backend of a flow not seen before, by today's weights.
+/// A backend for a new flow, and how it was come to.
+pub(crate) struct Choice {
+    pub(crate) id: BackendId,
+    pub(crate) backend: &'static BackendEntry,
+    /// By a pin, not by the weight.
+    pub(crate) is_pinned: bool,
+    /// The backend is of the other version, for the chosen one has none that is live.
+    pub(crate) is_fallback: bool,
+}
+
+/// What a choice depends on.
+#[derive(Clone, Copy)]
+pub(crate) struct Newcomer {
+    pub(crate) client: Address,
+    pub(crate) client_port: Be16,
+    pub(crate) dscp: u8,
+    /// Whether it begins a flow. The version of one that is under way is not drawn, should its service draw versions.
+    pub(crate) is_beginning: bool,
+}
+
+/// The backend of a flow not seen before, by today's pins and weights.
 #[inline(always)]
-pub(crate) fn backend_for_new_flow(
-    id: ServiceId,
-    service: &ServiceEntry,
-    client: Address,
-    client_port: Be16,
-) -> Result<(BackendId, &'static BackendEntry), Verdict> {
-    let hash = key_hash(service.hash_key, service.key, client, client_port);
-    let slot = weight_slot(id, hash.shard(service.shard_count)).ok_or(Verdict::DroppedNoBackend)?;
-    let version = maps::threshold(slot).ok_or(Verdict::DroppedNoBackend)?.version(hash);
-    let table = maps::maglev_table(id.pool(version)).ok_or(Verdict::DroppedNoBackend)?;
-    let raw = table.slots.get(hash.maglev_slot() as usize).copied().unwrap_or(0);
-    let backend = BackendId::from_raw(raw).ok_or(Verdict::DroppedNoBackend)?;
-    maps::backend(backend).map(|entry| (backend, entry)).ok_or(Verdict::DroppedNoBackend)
+pub(crate) fn backend_for_new_flow(service: &ServiceEntry, newcomer: Newcomer) -> Result<Choice, Verdict> {
+    let hash = service.key_hash(newcomer.client, newcomer.client_port);
+    let pin = pin(service, newcomer);
+    let version = match pin {
+        Some(version) => version,
+        None => version_by_weight(service, hash, newcomer).ok_or(Verdict::DroppedNoBackend)?,
+    };
+    let table = maps::pool_table(service.pool(version)).ok_or(Verdict::DroppedNoBackend)?;
+    let slot = hash.maglev_slot(table.slots());
+    let slots = maps::maglev_slots(table.first().wrapping_add(slot >> 2)).ok_or(Verdict::DroppedNoBackend)?;
+    // A table without slots leads to slot 0 of whatever is there.
+    let raw = if table.slots() == 0 { 0 } else { slots.slot(slot) };
+    let id = BackendId::from_raw(raw).ok_or(Verdict::DroppedNoBackend)?;
+    let backend = maps::backend(id).ok_or(Verdict::DroppedNoBackend)?;
+    let is_fallback = u32::from(backend.version) != version as u32;
+    Ok(Choice { id, backend, is_pinned: pin.is_some(), is_fallback })
+}
+
+/// The version that the port, the client's network or the DSCP value is pinned to, in this order.
+#[inline(always)]
+fn pin(service: &ServiceEntry, newcomer: Newcomer) -> Option<Version> {
+    if let Some(version) = service.port_pin() {
+        return Some(version);
+    }
+    if service.flags & SERVICE_CIDR_PINS != 0
+        && let Some(version) = maps::pinned_version(networks(service), newcomer.client)
+    {
+        return Some(if version == Version::V2 as u32 { Version::V2 } else { Version::V1 });
+    }
+    if service.flags & SERVICE_DSCP_PINS != 0 { service.dscp_pin(newcomer.dscp) } else { None }
+}
+
+#[inline(always)]
+fn version_by_weight(service: &ServiceEntry, hash: KeyHash, newcomer: Newcomer) -> Option<Version> {
+    let (shard, hash) = match service.method {
+        METHOD_RANGE => (ShardId(maps::range_shard(networks(service), newcomer.client).unwrap_or(0)), hash),
+        METHOD_RANDOM if newcomer.is_beginning => (ShardId(0), KeyHash(u64::from(helpers::random()))),
+        METHOD_RANDOM => (ShardId(0), hash),
+        _ => (hash.shard(service.shard_count), hash),
+    };
+    if shard.0 >= service.shard_count {
+        return None;
+    }
+    Some(maps::threshold(service.weight_slot(shard))?.version(hash))
+}
+
+/// Networks are kept for the service that the pools belong to.
+#[inline(always)]
+fn networks(service: &ServiceEntry) -> ServiceId {
+    ServiceId(u32::from(service.pools))
 }

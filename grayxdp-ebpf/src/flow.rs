@@ -1,87 +1,316 @@
-//! The flow table: which backend did a flow begin on? The only writer of the flow map.
+//! The flow table: which backend did a flow begin on, and what was seen of it? The only writer of the flow map but for
+//! the agent's sweeper.
 //!
-//! A BPF LRU hash: when it is full, the flows longest unseen make room. Its value says when a flow was last seen, written
-//! at most once a tick, for a shared line written with every packet would cost more than the rest of the path.
+//! Races, and the worst that each can do:
+//! - Two CPUs see the first packet of one flow at once: both may insert it; each looks again afterwards, and the later
+//!   entry is taken back. Between the two, packets find the earlier one, for entries are looked through in order.
+//! - A packet of a flow whose entry is being given to another flow stores a tick or a flag into the new flow's entry: it
+//!   seems seen a moment later than it was, or closed; then it may lose its entry early, and goes by hash.
+//! - The sweeper empties an entry whose flow comes back to life: that packet, or the next, is a miss, and goes by hash.
+//! - Two CPUs store flags of the same side at once (a FIN and data that overtook it): one flag may be lost. The flow then
+//!   lives on until its time-out.
 
 use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId},
-    layout::{Address, BackendEntry, FLOW_TICK_SHIFT, FlowEntry, FlowKey, ServiceEntry},
+    layout::{
+        Address, Control, FLOW_UDP, FlowBucket, FlowEntry, FlowHash, FlowOwner, FlowSeen, FlowState, SEEN_FIN,
+        SEEN_PACKET, SEEN_RST, SEEN_SEGMENT, flow_tick,
+    },
+    limits::FLOW_ENTRIES_PER_BUCKET,
 };
 
 use crate::{
     helpers, maps,
-    parse::{PROTOCOL_UDP, Parsed},
+    parse::{Parsed, Step, TCP_FIN, TCP_RST},
 };
 
-/// A flow of a service, and the moment at which it is looked at.
-pub(crate) struct Flow {
-    key: FlowKey,
-    service: ServiceId,
-    now_ticks: u32,
+/// Whose packet it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Client,
+    Backend,
 }
 
-impl Flow {
+impl Side {
     #[inline(always)]
-    pub(crate) fn new(service: ServiceId, client: Address, client_port: Be16) -> Self {
-        Self { key: FlowKey::new(client, client_port, service), service, now_ticks: now_ticks() }
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Backend,
+            Self::Backend => Self::Client,
+        }
+    }
+}
+
+/// Where a flow's entry is, or would be.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    control: &'static Control,
+    bucket: *mut FlowBucket,
+    bucket_index: u32,
+    hash: FlowHash,
+    pub(crate) now_tick: u16,
+}
+
+/// A flow's entry, as it was a moment ago.
+#[derive(Clone, Copy)]
+pub(crate) struct Found {
+    entry: *mut FlowEntry,
+    pub(crate) owner: FlowOwner,
+    pub(crate) seen: FlowSeen,
+    /// Bucket times entries per bucket, plus the place there.
+    pub(crate) index: u32,
+}
+
+impl Place {
+    /// Of a client's flow at a service. `None` only where the agent has made no table.
+    #[inline(always)]
+    pub(crate) fn of(
+        control: &'static Control,
+        service: ServiceId,
+        client: Address,
+        client_port: Be16,
+    ) -> Option<Self> {
+        let hash = FlowHash::new(control.flow_key, client, client_port, service);
+        let bucket_index = hash.bucket(control.flow_buckets);
+        let bucket = maps::flow_bucket(bucket_index)?;
+        Some(Self { control, bucket, bucket_index, hash, now_tick: now_tick() })
     }
 
-    /// The backend that the flow began on. A UDP conversation that was idle for too long is none.
+    /// 32 bits that differ from flow to flow.
     #[inline(always)]
-    pub(crate) fn backend(
-        &self,
-        packet: &Parsed,
-        service: &ServiceEntry,
-    ) -> Option<(BackendId, &'static BackendEntry)> {
-        let entry = maps::flow(&self.key)?;
-        let idle_ticks = self.now_ticks.wrapping_sub(entry.last_seen_ticks);
-        if packet.destination.protocol == PROTOCOL_UDP && idle_ticks > service.udp_idle_ticks {
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
+    pub(crate) fn entropy(&self) -> u32 {
+        self.hash.0 as u32
+    }
+
+    /// The flow's entry.
+    #[inline(always)]
+    pub(crate) fn find(&self) -> Option<Found> {
+        let mut at = 0;
+        while at < FLOW_ENTRIES_PER_BUCKET {
+            let found = self.entry(at);
+            if found.owner.is(self.hash) && found.owner.backend().is_some() {
+                return Some(Found { seen: load_seen(found.entry), ..found });
+            }
+            at += 1;
+        }
+        None
+    }
+
+    /// Whether the flow has been idle for longer than its state allows.
+    #[inline(always)]
+    pub(crate) fn is_expired(&self, found: &Found, udp_idle_ticks: u16) -> bool {
+        let mut limits = self.control.idle_ticks;
+        limits.udp = udp_idle_ticks;
+        found.seen.is_expired(self.now_tick, &limits)
+    }
+
+    /// Notes a packet of the flow.
+    #[inline(always)]
+    pub(crate) fn note(&self, found: &Found, side: Side, packet: &Parsed) {
+        let bits = flags_seen(packet);
+        let before = match side {
+            Side::Client => found.seen.client,
+            Side::Backend => found.seen.backend,
+        };
+        self.touch(found);
+        if before | bits != before {
+            store_flags(found.entry, side, before | bits);
+        }
+    }
+
+    /// Marks what was done to one side of the flow.
+    #[inline(always)]
+    pub(crate) fn mark(&self, found: &Found, side: Side, bits: u8) {
+        let before = match side {
+            Side::Client => found.seen.client,
+            Side::Backend => found.seen.backend,
+        };
+        self.touch(found);
+        store_flags(found.entry, side, before | bits);
+    }
+
+    /// A line that two CPUs share is written at most once a tick: with every packet it would cost more than all else.
+    #[inline(always)]
+    fn touch(&self, found: &Found) {
+        if found.seen.last_tick != self.now_tick {
+            // SAFETY: a field of a map's value, aligned; a plain store of 16 bits.
+            unsafe { (&raw mut (*found.entry).seen.last_tick).write_volatile(self.now_tick) };
+        }
+    }
+
+    /// Gives the flow's present entry to the same flow on another backend. `None` where another CPU was faster.
+    #[inline(always)]
+    pub(crate) fn move_to(&self, found: &Found, backend: BackendId, seen: FlowSeen) -> Option<Found> {
+        self.take(*found, backend, seen)
+    }
+
+    /// Makes an entry. `None` where the bucket is full of flows that must not be evicted, or another CPU was faster.
+    ///
+    /// An empty, expired or closing entry is taken first, then the half-open one idle for the longest; an established
+    /// flow never loses its entry before its time-out.
+    #[inline(always)]
+    pub(crate) fn begin(&self, backend: BackendId, seen: FlowSeen) -> Option<Found> {
+        let mut best: Option<Found> = None;
+        // 0: nothing yet; half-open entries score by their age; expired and closing ones more; empty ones the most.
+        let mut best_score = 0;
+        let mut at = 0;
+        while at < FLOW_ENTRIES_PER_BUCKET {
+            let found = self.entry(at);
+            let score = if found.owner.backend().is_none() { u32::MAX } else { self.score(load_seen(found.entry)) };
+            if score > best_score {
+                best = Some(found);
+                best_score = score;
+                if score == u32::MAX {
+                    break;
+                }
+            }
+            at += 1;
+        }
+        let made = self.take(best?, backend, seen)?;
+        // The same flow, inserted by another CPU meanwhile in a place before this one, is the one that packets find.
+        match self.find() {
+            Some(first) if first.index < made.index => {
+                // SAFETY: an aligned word of a map's value.
+                unsafe { helpers::compare_exchange(owner_word(made.entry), made.owner.0, FlowOwner::EMPTY.0) };
+                Some(first)
+            }
+            _ => Some(made),
+        }
+    }
+
+    /// Frees an entry that was made in vain.
+    #[inline(always)]
+    pub(crate) fn undo(&self, made: &Found) {
+        // SAFETY: an aligned word of a map's value.
+        unsafe { helpers::compare_exchange(owner_word(made.entry), made.owner.0, FlowOwner::EMPTY.0) };
+    }
+
+    /// How readily an entry is given up; zero: not at all.
+    #[inline(always)]
+    fn score(&self, seen: FlowSeen) -> u32 {
+        const GIVEN_UP: u32 = 1 << 20;
+        let state = seen.state();
+        if state == FlowState::Closing || seen.is_expired(self.now_tick, &self.control.idle_ticks) {
+            GIVEN_UP
+        } else if state == FlowState::HalfOpen {
+            u32::from(seen.idle_ticks(self.now_tick)) + 1
+        } else {
+            0
+        }
+    }
+
+    #[inline(always)]
+    fn take(&self, found: Found, backend: BackendId, seen: FlowSeen) -> Option<Found> {
+        let owner = FlowOwner::new(self.hash, backend);
+        // SAFETY: an aligned word of a map's value.
+        let before = unsafe { helpers::compare_exchange(owner_word(found.entry), found.owner.0, owner.0) };
+        if before != found.owner.0 {
             return None;
         }
-        let found = self.backend_of(entry)?;
-        self.refresh(entry);
-        Some(found)
+        let seen = FlowSeen { last_tick: self.now_tick, ..seen };
+        // SAFETY: an aligned word of a map's value.
+        unsafe { seen_word(found.entry).write_volatile(seen.to_word()) };
+        Some(Found { owner, seen, ..found })
     }
 
-    /// Whether this backend is the one that the flow began on.
+    /// The entry at a place of the bucket, without what was seen of it.
     #[inline(always)]
-    pub(crate) fn is_on(&self, backend: BackendId) -> Option<()> {
-        let entry = maps::flow(&self.key)?;
-        if entry.backend != u32::from(backend.raw()) {
-            return None;
+    #[expect(clippy::cast_possible_truncation, reason = "a place in a bucket")]
+    fn entry(&self, at: usize) -> Found {
+        // SAFETY: the caller counts to the bucket's length.
+        let entry = unsafe { self.bucket.cast::<FlowEntry>().add(at) };
+        let index = self.bucket_index * FLOW_ENTRIES_PER_BUCKET as u32 + at as u32;
+        // SAFETY: an aligned word of a map's value; volatile, since other CPUs write it.
+        let owner = FlowOwner(unsafe { owner_word(entry).read_volatile() });
+        Found { entry, owner, seen: FlowSeen::default(), index }
+    }
+}
+
+/// The entry of this index, if it is still this flow's.
+#[inline(always)]
+pub(crate) fn entry_of(control: &'static Control, index: u32, owner: FlowOwner) -> Option<(Place, Found)> {
+    #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
+    const ENTRIES: u32 = FLOW_ENTRIES_PER_BUCKET as u32;
+    let bucket_index = index / ENTRIES;
+    let bucket = maps::flow_bucket(bucket_index)?;
+    let place = Place { control, bucket, bucket_index, hash: FlowHash(0), now_tick: now_tick() };
+    let found = place.entry((index % ENTRIES) as usize);
+    let is_same = found.owner == owner && owner != FlowOwner::EMPTY;
+    is_same.then(|| (place, Found { seen: load_seen(found.entry), ..found }))
+}
+
+impl Found {
+    /// The backend; the caller has seen that there is one.
+    #[inline(always)]
+    pub(crate) fn backend(&self) -> Option<BackendId> {
+        self.owner.backend()
+    }
+
+    /// Notes the source address and port of a `full-nat` flow.
+    #[inline(always)]
+    pub(crate) fn set_source(&self, source: u8, port: Be16) {
+        // SAFETY: fields of a map's value, aligned. Until the port is there, packets of the flow have no way.
+        unsafe {
+            (&raw mut (*self.entry).seen.source).write_volatile(source);
+            (&raw mut (*self.entry).seen.source_port).write_volatile(port);
         }
-        self.refresh(entry);
-        Some(())
     }
+}
 
-    /// Keeps the flow on a backend from now on; an error where the map has no place for it.
-    #[inline(always)]
-    pub(crate) fn begin_on(&self, backend: BackendId) -> Result<(), i32> {
-        maps::store_flow(&self.key, &FlowEntry::new(backend, self.now_ticks))
+/// What is seen of a flow that this packet begins, or would have begun.
+#[inline(always)]
+pub(crate) fn first_seen(packet: &Parsed, kind: u8) -> FlowSeen {
+    let kind = if packet.is_udp() { kind | FLOW_UDP } else { kind };
+    FlowSeen { client: flags_seen(packet), kind, ..FlowSeen::default() }
+}
+
+#[inline(always)]
+fn flags_seen(packet: &Parsed) -> u8 {
+    if packet.is_udp() {
+        return SEEN_PACKET;
     }
-
-    /// An entry may outlive its service, whose number then names another one: such an entry is none.
-    #[inline(always)]
-    fn backend_of(&self, entry: FlowEntry) -> Option<(BackendId, &'static BackendEntry)> {
-        let id = BackendId::from_raw(u16::try_from(entry.backend).ok()?)?;
-        let backend = maps::backend(id)?;
-        if backend.endpoint.protocol == 0 || backend.service != self.service.0 {
-            return None;
-        }
-        Some((id, backend))
+    let mut bits = SEEN_PACKET;
+    if packet.step != Step::Syn {
+        bits |= SEEN_SEGMENT;
     }
+    if packet.tcp_flags & TCP_FIN != 0 {
+        bits |= SEEN_FIN;
+    }
+    if packet.tcp_flags & TCP_RST != 0 {
+        bits |= SEEN_RST;
+    }
+    bits
+}
 
-    #[inline(always)]
-    fn refresh(&self, entry: FlowEntry) {
-        if entry.last_seen_ticks != self.now_ticks {
-            // Another CPU may move the flow meanwhile (a new SYN); the later store wins, and the flow's next SYN mends it.
-            let _ = maps::store_flow(&self.key, &FlowEntry { last_seen_ticks: self.now_ticks, ..entry });
+#[inline(always)]
+fn owner_word(entry: *mut FlowEntry) -> *mut u64 {
+    entry.cast()
+}
+
+#[inline(always)]
+fn seen_word(entry: *mut FlowEntry) -> *mut u64 {
+    entry.cast::<u64>().wrapping_add(1)
+}
+
+#[inline(always)]
+fn load_seen(entry: *mut FlowEntry) -> FlowSeen {
+    // SAFETY: an aligned word of a map's value; volatile, since other CPUs write its parts.
+    FlowSeen::from_word(unsafe { seen_word(entry).read_volatile() })
+}
+
+#[inline(always)]
+fn store_flags(entry: *mut FlowEntry, side: Side, flags: u8) {
+    // SAFETY: fields of a map's value; plain stores of one byte.
+    unsafe {
+        match side {
+            Side::Client => (&raw mut (*entry).seen.client).write_volatile(flags),
+            Side::Backend => (&raw mut (*entry).seen.backend).write_volatile(flags),
         }
     }
 }
 
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "wraps after 146 years")]
-fn now_ticks() -> u32 {
-    (helpers::coarse_clock_ns() >> FLOW_TICK_SHIFT) as u32
+fn now_tick() -> u16 {
+    flow_tick(helpers::coarse_clock_ns())
 }

@@ -1,9 +1,12 @@
-//! Calls of the kernel's helper functions, made safe. No maps, no packets.
+//! Calls of the kernel's helper functions, and instructions that the language has no words for, made safe. No maps, no
+//! packets.
 
 use aya_ebpf::{
     EbpfContext as _,
     bindings::bpf_fib_lookup as FibLookup,
-    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns},
+    helpers::generated::{
+        bpf_csum_diff, bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
+    },
     programs::XdpContext,
 };
 
@@ -14,6 +17,13 @@ pub(crate) fn coarse_clock_ns() -> u64 {
     unsafe { bpf_ktime_get_coarse_ns() }
 }
 
+/// 32 random bits, not for secrets.
+#[inline(always)]
+pub(crate) fn random() -> u32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { bpf_get_prandom_u32() }
+}
+
 /// Asks for a route and a neighbour; the answer's details are written into `lookup`. Returns a `BPF_FIB_LKUP_RET_…`, or
 /// a negative error number, as unsigned.
 #[inline(always)]
@@ -21,4 +31,56 @@ pub(crate) fn coarse_clock_ns() -> u64 {
 pub(crate) fn fib_lookup(context: &XdpContext, lookup: &mut FibLookup) -> u32 {
     // SAFETY: a whole, initialised struct of the size given.
     unsafe { bpf_fib_lookup(context.as_ptr(), lookup, size_of::<FibLookup>() as i32, 0) as u32 }
+}
+
+/// Moves the packet's start by so many bytes: room in front of it where negative. All packet pointers are void then.
+#[inline(always)]
+pub(crate) fn move_start(context: &XdpContext, bytes: i32) -> Option<()> {
+    // SAFETY: the context that the program was given; pointers into the packet are made anew by whoever calls this, or
+    // the verifier refuses the program.
+    (unsafe { bpf_xdp_adjust_head(context.ctx, bytes) } == 0).then_some(())
+}
+
+/// Moves the packet's end by so many bytes: cut off where negative. All packet pointers are void then.
+#[inline(always)]
+pub(crate) fn move_end(context: &XdpContext, bytes: i32) -> Option<()> {
+    // SAFETY: as for `move_start`.
+    (unsafe { bpf_xdp_adjust_tail(context.ctx, bytes) } == 0).then_some(())
+}
+
+/// The sum of the 32-bit words at `start`, folded to 32 bits.
+#[inline(always)]
+#[expect(clippy::cast_sign_loss, reason = "a sum of 32 bits")]
+pub(crate) fn checksum_sum(start: *mut u8, len: u32) -> u64 {
+    // SAFETY: the caller's window has these bytes; the verifier sees to it.
+    unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, start.cast(), len, 0) as u64 & 0xffff_ffff }
+}
+
+/// Stores `new` if the word is `old`, atomically, with a full barrier; returns what it was.
+///
+/// `core::sync::atomic` has no compare-exchange on this target.
+///
+/// # Safety
+/// `word` points to an aligned word of a map's value.
+#[inline(always)]
+pub(crate) unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut found = old;
+        // SAFETY: the caller's claim.
+        unsafe {
+            core::arch::asm!(
+                "r0 = cmpxchg_64({word} + 0, r0, {new})",
+                word = in(reg) word, new = in(reg) new, inout("r0") found, options(nostack)
+            );
+        }
+        found
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's claim. Only there so that the crate is checked on the build host.
+    unsafe {
+        let atomic = core::sync::atomic::AtomicU64::from_ptr(word);
+        let ordering = core::sync::atomic::Ordering::SeqCst;
+        atomic.compare_exchange(old, new, ordering, ordering).unwrap_or_else(|found| found)
+    }
 }

@@ -9,7 +9,6 @@ use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, DevMapHash, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
     macros::btf_map,
-    maps::ring_buf::RingBufEntry,
 };
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
@@ -28,7 +27,7 @@ const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
 /// What the pins are. Written by the agent; not read here.
 #[btf_map]
-pub static META: Array<Meta, 1> = Array::new();
+pub(crate) static META: Array<Meta, 1> = Array::new();
 
 /// Written by the agent.
 #[btf_map]
@@ -102,6 +101,10 @@ static COUNTERS: PerCpuArray<BackendCounters, { BACKENDS_MAX as usize }> = PerCp
 #[btf_map]
 static EVENTS: RingBuf<TraceEvent, { 1 << 20 }> = RingBuf::new();
 
+/// The packet that is being traced, on each CPU. Written by `trace.rs`.
+#[btf_map]
+static SAMPLE: PerCpuArray<TraceEvent, 1> = PerCpuArray::new();
+
 #[inline(always)]
 pub(crate) fn control() -> Option<&'static Control> {
     CONTROL.get(0)
@@ -146,13 +149,13 @@ pub(crate) fn backend(id: BackendId) -> Option<&'static BackendEntry> {
 /// The version (as a number) that the longest pinned network around an address is pinned to.
 #[inline(always)]
 pub(crate) fn pinned_version(service: ServiceId, client: Address) -> Option<u32> {
-    PINS.get(Key::new(NetworkKey::WHOLE, NetworkKey { service: service.0, address: client })).copied()
+    PINS.get(&Key::new(NetworkKey::WHOLE, NetworkKey { service: service.0, address: client })).copied()
 }
 
 /// The shard of the longest network around an address.
 #[inline(always)]
 pub(crate) fn range_shard(service: ServiceId, client: Address) -> Option<u32> {
-    RANGES.get(Key::new(NetworkKey::WHOLE, NetworkKey { service: service.0, address: client })).copied()
+    RANGES.get(&Key::new(NetworkKey::WHOLE, NetworkKey { service: service.0, address: client })).copied()
 }
 
 #[inline(always)]
@@ -209,8 +212,14 @@ pub(crate) fn backend_counters(id: BackendId) -> Option<*mut BackendCounters> {
     COUNTERS.get_ptr_mut(id.raw().into())
 }
 
-/// Room for an event; `None` where the agent does not keep up.
+/// This CPU's sample.
 #[inline(always)]
-pub(crate) fn event() -> Option<RingBufEntry<TraceEvent>> {
-    EVENTS.reserve(0)
+pub(crate) fn sample() -> Option<*mut TraceEvent> {
+    SAMPLE.get_ptr_mut(0)
+}
+
+/// Tells the agent; where it does not keep up, it hears nothing of this packet.
+#[inline(always)]
+pub(crate) fn send_event(event: &TraceEvent) {
+    let _ = EVENTS.output(event, 0);
 }

@@ -9,7 +9,10 @@
 
 use aya_ebpf::programs::XdpContext;
 
-/// The packet as it came in, from its Ethernet header on.
+/// How far into a packet headers are looked for; a mask.
+pub(crate) const OFFSET_MAX: usize = 0x7ff;
+
+/// The packet as it is, from its Ethernet header on. What moves its ends makes it void; the verifier sees to that.
 #[derive(Clone, Copy)]
 pub(crate) struct Packet {
     start: *mut u8,
@@ -29,11 +32,11 @@ impl Packet {
         self.end as usize - self.start as usize
     }
 
-    /// `N` bytes at an offset of at most 255; `None` where the packet ends before.
+    /// `N` bytes at an offset of at most [`OFFSET_MAX`]; `None` where the packet ends before.
     #[inline(always)]
     pub(crate) fn window<const N: usize>(self, offset: usize) -> Option<Window<N>> {
         // VERIFIER: it must see the bound of a variable offset to follow the comparison below.
-        let start = self.start.wrapping_add(offset & 0xff);
+        let start = self.start.wrapping_add(offset & OFFSET_MAX);
         if start.wrapping_add(N) > self.end { None } else { Some(Window { start }) }
     }
 }
@@ -122,6 +125,27 @@ impl<const N: usize> Window<N> {
     accessors!(u8, set_u8, u8, "u8");
     accessors!(u16, set_u16, u16, "u16");
     accessors!(u32, set_u32, u32, "u32");
+
+    /// The 16-bit integers that cover the window's first bytes, added (RFC 1071; in the wire's order).
+    #[inline(always)]
+    pub(crate) fn sum_u16<const LEN: usize>(self) -> u64 {
+        const { assert!(LEN <= N && LEN.is_multiple_of(2), "outside of the window") };
+        let mut sum = 0;
+        let mut at = 0;
+        while at < LEN {
+            sum += u64::from(Window::<2> { start: self.start.wrapping_add(at) }.u16::<0>());
+            at += 2;
+        }
+        sum
+    }
+
+    /// All bytes, as [`Self::sum_u16`] adds them, by the kernel's own loop. At most 512 bytes, a multiple of four.
+    #[inline(always)]
+    pub(crate) fn sum(self) -> u64 {
+        const { assert!(N <= 512 && N.is_multiple_of(4), "the helper takes no more") };
+        #[expect(clippy::cast_possible_truncation, reason = "at most 512")]
+        crate::helpers::checksum_sum(self.start, const { N as u32 })
+    }
 
     /// The same bytes, the first `M` of them.
     #[inline(always)]

@@ -1,51 +1,56 @@
-//! Bytes to a [`Parsed`] packet: Ethernet, IPv4 (RFC 791) or IPv6 (RFC 8200), TCP (RFC 9293) or UDP (RFC 768). No maps.
+//! Bytes to a [`Parsed`] packet: Ethernet with up to two VLAN tags (IEEE 802.1Q, 802.1ad), IPv4 (RFC 791) or IPv6
+//! (RFC 8200) with options and extension headers, TCP (RFC 9293) or UDP (RFC 768). No maps.
 //!
-//! What cannot be parsed is passed untouched, with the reason. Offsets are bytes from the Ethernet header.
+//! Whatever is none of this, or is not right, is [`Odd`]; what becomes of it is for `odd.rs`. Offsets are bytes.
 
 use grayxdp_common::{
     ids::Be16,
     layout::{Address, Endpoint},
-    verdict::Verdict,
 };
 
-use crate::packet::{Packet, Window};
+use crate::packet::{OFFSET_MAX, Packet, Window};
 
 pub(crate) const ETHERNET_LEN: usize = 14;
-const IPV4_LEN_MIN: usize = 20;
-const IPV6_LEN: usize = 40;
-pub(crate) const TCP_LEN_MIN: usize = 20;
+pub(crate) const IPV4_LEN: usize = 20;
+pub(crate) const IPV6_LEN: usize = 40;
+pub(crate) const TCP_LEN: usize = 20;
 pub(crate) const UDP_LEN: usize = 8;
+const VLAN_TAG_LEN: usize = 4;
 
-const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
-const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
-/// More fragments, or a fragment offset.
-const IPV4_FRAGMENT_MASK: u16 = 0x3fff_u16.to_be();
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
+const ETHERTYPE_VLAN: u16 = 0x8100_u16.to_be();
+const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8_u16.to_be();
+const IPV4_MORE_FRAGMENTS: u16 = 0x2000_u16.to_be();
+const IPV4_FRAGMENT_OFFSET: u16 = 0x1fff_u16.to_be();
+const IPV6_MORE_FRAGMENTS: u16 = 0x0001_u16.to_be();
+const IPV6_FRAGMENT_OFFSET: u16 = 0xfff8_u16.to_be();
 
+pub(crate) const PROTOCOL_ICMP: u8 = 1;
 pub(crate) const PROTOCOL_TCP: u8 = 6;
 pub(crate) const PROTOCOL_UDP: u8 = 17;
-/// IPv6 next headers that lead on to another header: hop-by-hop, routing, authentication, destination options, mobility,
-/// host identity, shim6 (IANA, "IPv6 Extension Header Types").
-const EXTENSION_HEADERS: [u8; 7] = [0, 43, 51, 60, 135, 139, 140];
+pub(crate) const PROTOCOL_ICMPV6: u8 = 58;
 const FRAGMENT_HEADER: u8 = 44;
+const AUTHENTICATION_HEADER: u8 = 51;
+/// Headers that are looked through, the fragment header included.
+const EXTENSION_HEADERS_MAX: usize = 8;
 
-const TCP_FIN: u8 = 0x01;
-const TCP_SYN: u8 = 0x02;
-const TCP_RST: u8 = 0x04;
-const TCP_ACK: u8 = 0x10;
+pub(crate) const TCP_FIN: u8 = 0x01;
+pub(crate) const TCP_SYN: u8 = 0x02;
+pub(crate) const TCP_RST: u8 = 0x04;
+pub(crate) const TCP_ACK: u8 = 0x10;
 
-/// The network header.
+/// The IP header, options and extension headers left out.
 #[derive(Clone, Copy)]
 pub(crate) enum Network {
-    /// Ethernet and IPv4, without options.
-    V4(Window<{ ETHERNET_LEN + IPV4_LEN_MIN }>),
-    /// Ethernet and IPv6.
-    V6(Window<{ ETHERNET_LEN + IPV6_LEN }>),
+    V4(Window<IPV4_LEN>),
+    V6(Window<IPV6_LEN>),
 }
 
-/// The transport header.
+/// The transport header, TCP's options left out.
 #[derive(Clone, Copy)]
 pub(crate) enum Transport {
-    Tcp(Window<TCP_LEN_MIN>),
+    Tcp(Window<TCP_LEN>),
     Udp(Window<UDP_LEN>),
 }
 
@@ -62,7 +67,26 @@ pub(crate) enum Step {
     Datagram,
 }
 
-/// A packet that may concern a service.
+/// Why a packet is no [`Parsed`] one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Odd {
+    /// Neither IPv4 nor IPv6, or too short to say.
+    NotIp,
+    /// An IP header that is impossible, or a packet that ends before it says.
+    IpHeader,
+    /// A TCP or UDP header that is impossible or cut off.
+    TransportHeader,
+    /// Too many extension headers.
+    HeaderChain,
+    /// A fragment other than the first.
+    LaterFragment,
+    /// ICMP in IPv4, ICMPv6 in IPv6.
+    Icmp,
+    /// Another protocol.
+    OtherProtocol,
+}
+
+/// A whole TCP or UDP packet, or the first fragment of one.
 #[derive(Clone, Copy)]
 pub(crate) struct Parsed {
     pub(crate) network: Network,
@@ -70,60 +94,181 @@ pub(crate) struct Parsed {
     pub(crate) source: Endpoint,
     pub(crate) destination: Endpoint,
     pub(crate) step: Step,
+    /// Of a TCP packet.
+    pub(crate) tcp_flags: u8,
     /// TTL or hop limit.
     pub(crate) hop_limit: u8,
-    /// Bytes from the IP header on, without Ethernet padding.
+    /// From the IP header on, without Ethernet padding.
     pub(crate) ip_len: u16,
+    /// Where the IP header begins.
+    pub(crate) ip_offset: usize,
+    /// Where the transport header begins.
+    pub(crate) l4_offset: usize,
+    /// Whether other fragments follow.
+    pub(crate) is_first_fragment: bool,
 }
 
-/// Parses a packet, or says why it is passed.
+/// Where the IP header begins, and the Ethernet type that leads to it.
 #[inline(always)]
-pub(crate) fn parse(packet: Packet) -> Result<Parsed, Verdict> {
-    let ethernet = packet.window::<ETHERNET_LEN>(0).ok_or(Verdict::PassedMalformed)?;
-    match ethernet.u16::<12>() {
-        ETHERTYPE_IPV4 => parse_v4(packet),
-        ETHERTYPE_IPV6 => parse_v6(packet),
-        _ => Err(Verdict::PassedNotIp),
+pub(crate) fn ip_offset(packet: Packet) -> Option<(usize, u16)> {
+    let ethernet = packet.window::<ETHERNET_LEN>(0)?;
+    let mut offset = ETHERNET_LEN;
+    let mut ethertype = ethernet.u16::<12>();
+    let mut tags = 0;
+    while tags < 2 && (ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN) {
+        ethertype = packet.window::<VLAN_TAG_LEN>(offset)?.u16::<2>();
+        offset += VLAN_TAG_LEN;
+        tags += 1;
+    }
+    Some((offset, ethertype))
+}
+
+/// Parses a packet, or says what is odd about it.
+#[inline(always)]
+pub(crate) fn parse(packet: Packet) -> Result<Parsed, Odd> {
+    let (offset, ethertype) = ip_offset(packet).ok_or(Odd::NotIp)?;
+    match ethertype {
+        ETHERTYPE_IPV4 => parse_v4(packet, offset),
+        ETHERTYPE_IPV6 => parse_v6(packet, offset),
+        _ => Err(Odd::NotIp),
     }
 }
 
 #[inline(always)]
-fn parse_v4(packet: Packet) -> Result<Parsed, Verdict> {
-    let header = packet.window::<{ ETHERNET_LEN + IPV4_LEN_MIN }>(0).ok_or(Verdict::PassedMalformed)?;
-    let version_ihl = header.u8::<14>();
-    let header_len = usize::from(version_ihl & 0x0f) * 4;
-    let ip_len = u16::from_be(header.u16::<16>());
-    if version_ihl >> 4 != 4 || header_len < IPV4_LEN_MIN || ETHERNET_LEN + usize::from(ip_len) > packet.len() {
-        return Err(Verdict::PassedMalformed);
+fn parse_v4(packet: Packet, ip_offset: usize) -> Result<Parsed, Odd> {
+    let header = packet.window::<IPV4_LEN>(ip_offset).ok_or(Odd::NotIp)?;
+    let header_len = v4_header_len(packet, header, ip_offset).ok_or(Odd::IpHeader)?;
+    let fragment = header.u16::<6>();
+    if fragment & IPV4_FRAGMENT_OFFSET != 0 {
+        return Err(Odd::LaterFragment);
     }
-    if header.u16::<20>() & IPV4_FRAGMENT_MASK != 0 {
-        return Err(Verdict::PassedFragment);
-    }
+    let ip_len = u16::from_be(header.u16::<2>());
     let l4 = L4 {
-        protocol: header.u8::<23>(),
-        offset: ETHERNET_LEN + header_len,
+        protocol: header.u8::<9>(),
+        offset: ip_offset + header_len,
         len: usize::from(ip_len).saturating_sub(header_len),
+        is_first_fragment: fragment & IPV4_MORE_FRAGMENTS != 0,
     };
-    let transport = parse_transport(packet, l4)?;
-    let source = Address::from_v4_wire(header.u32::<26>());
-    let destination = Address::from_v4_wire(header.u32::<30>());
-    Ok(assemble(Network::V4(header), transport, [source, destination], header.u8::<22>(), ip_len))
+    if l4.protocol == PROTOCOL_ICMP {
+        return Err(Odd::Icmp);
+    }
+    let transport = parse_transport(packet, &l4)?;
+    let source = Address::from_v4_wire(header.u32::<12>());
+    let destination = Address::from_v4_wire(header.u32::<16>());
+    let ip = Ip { network: Network::V4(header), addresses: [source, destination], hop_limit: header.u8::<8>(), ip_len };
+    Ok(assemble(&ip, transport, ip_offset, &l4))
+}
+
+/// Bytes of an IPv4 header; `None` where it or the packet's length is impossible.
+#[inline(always)]
+pub(crate) fn v4_header_len(packet: Packet, header: Window<IPV4_LEN>, ip_offset: usize) -> Option<usize> {
+    let version_ihl = header.u8::<0>();
+    let header_len = usize::from(version_ihl & 0x0f) * 4;
+    let ip_len = usize::from(u16::from_be(header.u16::<2>()));
+    let is_right = version_ihl >> 4 == 4
+        && header_len >= IPV4_LEN
+        && ip_len >= header_len
+        && ip_offset + ip_len <= packet.len();
+    is_right.then_some(header_len)
 }
 
 #[inline(always)]
-fn parse_v6(packet: Packet) -> Result<Parsed, Verdict> {
-    let header = packet.window::<{ ETHERNET_LEN + IPV6_LEN }>(0).ok_or(Verdict::PassedMalformed)?;
-    let payload_len = u16::from_be(header.u16::<18>());
-    if header.u8::<14>() >> 4 != 6 || ETHERNET_LEN + IPV6_LEN + usize::from(payload_len) > packet.len() {
-        return Err(Verdict::PassedMalformed);
+fn parse_v6(packet: Packet, ip_offset: usize) -> Result<Parsed, Odd> {
+    let header = packet.window::<IPV6_LEN>(ip_offset).ok_or(Odd::NotIp)?;
+    let payload_len = usize::from(u16::from_be(header.u16::<4>()));
+    if header.u8::<0>() >> 4 != 6 || ip_offset + IPV6_LEN + payload_len > packet.len() {
+        return Err(Odd::IpHeader);
     }
-    let l4 = L4 { protocol: header.u8::<20>(), offset: ETHERNET_LEN + IPV6_LEN, len: usize::from(payload_len) };
-    let transport = parse_transport(packet, l4)?;
-    let source = [header.u32::<22>(), header.u32::<26>(), header.u32::<30>(), header.u32::<34>()];
-    let destination = [header.u32::<38>(), header.u32::<42>(), header.u32::<46>(), header.u32::<50>()];
-    let addresses = [Address::from_v6_wire(source), Address::from_v6_wire(destination)];
-    // A payload that fills the packet is shorter than 2^16 - 40 bytes.
-    Ok(assemble(Network::V6(header), transport, addresses, header.u8::<21>(), payload_len.wrapping_add(40)))
+    let mut l4 = L4 {
+        protocol: header.u8::<6>(),
+        offset: ip_offset + IPV6_LEN,
+        len: payload_len,
+        is_first_fragment: false,
+    };
+    if l4.protocol != PROTOCOL_TCP && l4.protocol != PROTOCOL_UDP {
+        let chain = walk(packet, l4.protocol, l4.offset)?;
+        if chain.is_later_fragment {
+            return Err(Odd::LaterFragment);
+        }
+        l4.protocol = chain.protocol;
+        l4.len = payload_len.checked_sub(chain.offset - l4.offset).ok_or(Odd::IpHeader)?;
+        l4.offset = chain.offset;
+        l4.is_first_fragment = chain.is_first_fragment;
+        if l4.protocol == PROTOCOL_ICMPV6 {
+            return Err(Odd::Icmp);
+        }
+    }
+    let transport = parse_transport(packet, &l4)?;
+    let addresses = v6_addresses(header);
+    // An IPv4-mapped address has no place on the wire, and must not be taken for the IPv4 address that it maps.
+    if addresses[0].is_v4() || addresses[1].is_v4() {
+        return Err(Odd::OtherProtocol);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "the packet is far shorter than 2^16 - 40 bytes")]
+    let ip_len = (IPV6_LEN + payload_len) as u16;
+    let ip = Ip { network: Network::V6(header), addresses, hop_limit: header.u8::<7>(), ip_len };
+    Ok(assemble(&ip, transport, ip_offset, &l4))
+}
+
+/// Source and destination.
+#[inline(always)]
+pub(crate) fn v6_addresses(header: Window<IPV6_LEN>) -> [Address; 2] {
+    [
+        Address::from_v6_wire([header.u32::<8>(), header.u32::<12>(), header.u32::<16>(), header.u32::<20>()]),
+        Address::from_v6_wire([header.u32::<24>(), header.u32::<28>(), header.u32::<32>(), header.u32::<36>()]),
+    ]
+}
+
+/// What an IPv6 header's chain of extension headers leads to.
+#[derive(Clone, Copy)]
+pub(crate) struct Chain {
+    pub(crate) protocol: u8,
+    pub(crate) offset: usize,
+    pub(crate) is_first_fragment: bool,
+    pub(crate) is_later_fragment: bool,
+    /// Of a fragment, as the wire's bytes.
+    pub(crate) fragment_id: u32,
+}
+
+/// Looks through extension headers: hop-by-hop, routing, fragment, authentication, destination options, mobility, host
+/// identity, shim6 (IANA, "IPv6 Extension Header Types"). Behind a later fragment's header, nothing is looked at.
+#[inline(always)]
+pub(crate) fn walk(packet: Packet, protocol: u8, offset: usize) -> Result<Chain, Odd> {
+    let mut chain = Chain { protocol, offset, is_first_fragment: false, is_later_fragment: false, fragment_id: 0 };
+    let mut headers = 0;
+    while headers < EXTENSION_HEADERS_MAX {
+        match chain.protocol {
+            0 | 43 | 60 | 135 | 139 | 140 => {
+                let header = packet.window::<8>(chain.offset).ok_or(Odd::IpHeader)?;
+                chain.protocol = header.u8::<0>();
+                chain.offset += (usize::from(header.u8::<1>()) + 1) * 8;
+            }
+            AUTHENTICATION_HEADER => {
+                let header = packet.window::<8>(chain.offset).ok_or(Odd::IpHeader)?;
+                chain.protocol = header.u8::<0>();
+                chain.offset += (usize::from(header.u8::<1>()) + 2) * 4;
+            }
+            FRAGMENT_HEADER => {
+                let header = packet.window::<8>(chain.offset).ok_or(Odd::IpHeader)?;
+                let fragment = header.u16::<2>();
+                chain.protocol = header.u8::<0>();
+                chain.offset += 8;
+                chain.fragment_id = header.u32::<4>();
+                if fragment & IPV6_FRAGMENT_OFFSET != 0 {
+                    chain.is_later_fragment = true;
+                    return Ok(chain);
+                }
+                // Neither an offset nor more fragments: an atomic fragment, a packet like any other (RFC 6946).
+                chain.is_first_fragment = fragment & IPV6_MORE_FRAGMENTS != 0;
+            }
+            _ => return Ok(chain),
+        }
+        if chain.offset > OFFSET_MAX {
+            return Err(Odd::HeaderChain);
+        }
+        headers += 1;
+    }
+    Err(Odd::HeaderChain)
 }
 
 /// Where the transport header lies, and what the network header says of it.
@@ -131,44 +276,59 @@ struct L4 {
     protocol: u8,
     offset: usize,
     len: usize,
+    is_first_fragment: bool,
 }
 
 #[inline(always)]
-fn parse_transport(packet: Packet, l4: L4) -> Result<Transport, Verdict> {
+fn parse_transport(packet: Packet, l4: &L4) -> Result<Transport, Odd> {
     match l4.protocol {
-        PROTOCOL_TCP if l4.len >= TCP_LEN_MIN => {
-            let header = packet.window::<TCP_LEN_MIN>(l4.offset).ok_or(Verdict::PassedMalformed)?;
+        PROTOCOL_TCP => {
+            let header = packet.window::<TCP_LEN>(l4.offset).ok_or(Odd::TransportHeader)?;
             let header_len = usize::from(header.u8::<12>() >> 4) * 4;
-            if header_len < TCP_LEN_MIN || header_len > l4.len {
-                return Err(Verdict::PassedMalformed);
+            if header_len < TCP_LEN || header_len > l4.len {
+                return Err(Odd::TransportHeader);
             }
             Ok(Transport::Tcp(header))
         }
-        PROTOCOL_UDP if l4.len >= UDP_LEN => {
-            packet.window::<UDP_LEN>(l4.offset).map(Transport::Udp).ok_or(Verdict::PassedMalformed)
+        PROTOCOL_UDP => {
+            let header = packet.window::<UDP_LEN>(l4.offset).ok_or(Odd::TransportHeader)?;
+            let datagram_len = usize::from(u16::from_be(header.u16::<4>()));
+            let ends_within = datagram_len <= l4.len || l4.is_first_fragment;
+            if l4.len < UDP_LEN || datagram_len < UDP_LEN || !ends_within {
+                return Err(Odd::TransportHeader);
+            }
+            Ok(Transport::Udp(header))
         }
-        PROTOCOL_TCP | PROTOCOL_UDP => Err(Verdict::PassedMalformed),
-        FRAGMENT_HEADER => Err(Verdict::PassedFragment),
-        other if EXTENSION_HEADERS.contains(&other) => Err(Verdict::PassedExtensionHeader),
-        _ => Err(Verdict::PassedOtherProtocol),
+        _ => Err(Odd::OtherProtocol),
     }
 }
 
+struct Ip {
+    network: Network,
+    addresses: [Address; 2],
+    hop_limit: u8,
+    ip_len: u16,
+}
+
 #[inline(always)]
-fn assemble(network: Network, transport: Transport, addresses: [Address; 2], hop_limit: u8, ip_len: u16) -> Parsed {
-    let (protocol, ports, step) = match transport {
-        Transport::Tcp(header) => (PROTOCOL_TCP, header.prefix::<4>(), tcp_step(header.u8::<13>())),
-        Transport::Udp(header) => (PROTOCOL_UDP, header.prefix::<4>(), Step::Datagram),
+fn assemble(ip: &Ip, transport: Transport, ip_offset: usize, l4: &L4) -> Parsed {
+    let (protocol, ports, tcp_flags) = match transport {
+        Transport::Tcp(header) => (PROTOCOL_TCP, header.prefix::<4>(), header.u8::<13>()),
+        Transport::Udp(header) => (PROTOCOL_UDP, header.prefix::<4>(), 0),
     };
-    let [source, destination] = addresses;
+    let [source, destination] = ip.addresses;
     Parsed {
-        network,
+        network: ip.network,
         transport,
         source: Endpoint::new(source, Be16::from_wire(ports.u16::<0>()), protocol),
         destination: Endpoint::new(destination, Be16::from_wire(ports.u16::<2>()), protocol),
-        step,
-        hop_limit,
-        ip_len,
+        step: if protocol == PROTOCOL_UDP { Step::Datagram } else { tcp_step(tcp_flags) },
+        tcp_flags,
+        hop_limit: ip.hop_limit,
+        ip_len: ip.ip_len,
+        ip_offset,
+        l4_offset: l4.offset,
+        is_first_fragment: l4.is_first_fragment,
     }
 }
 
@@ -180,5 +340,53 @@ fn tcp_step(flags: u8) -> Step {
         Step::Reset
     } else {
         Step::Segment
+    }
+}
+
+/// TCP flags that no connection has: none at all, SYN with FIN or RST, FIN without ACK.
+#[inline(always)]
+pub(crate) fn are_impossible(tcp_flags: u8) -> bool {
+    let flags = tcp_flags & 0x3f;
+    flags == 0
+        || (flags & TCP_SYN != 0 && flags & (TCP_FIN | TCP_RST) != 0)
+        || flags & (TCP_FIN | TCP_ACK | TCP_RST) == TCP_FIN
+}
+
+/// DSCP and ECN of an IP header.
+#[inline(always)]
+pub(crate) fn traffic_class(network: Network) -> u8 {
+    match network {
+        Network::V4(header) => header.u8::<1>(),
+        #[expect(clippy::cast_possible_truncation, reason = "the 8 bits behind the version")]
+        Network::V6(header) => (u16::from_be(header.u16::<0>()) >> 4) as u8,
+    }
+}
+
+impl Parsed {
+    /// DSCP and ECN (RFC 2474, RFC 3168).
+    #[inline(always)]
+    pub(crate) fn traffic_class(&self) -> u8 {
+        traffic_class(self.network)
+    }
+
+    /// The differentiated services code point: 0 to 63.
+    #[inline(always)]
+    pub(crate) fn dscp(&self) -> u8 {
+        self.traffic_class() >> 2
+    }
+
+    /// Whether routers may not fragment it.
+    #[inline(always)]
+    pub(crate) fn must_not_be_fragmented(&self) -> bool {
+        match self.network {
+            Network::V4(header) => header.u16::<6>() & 0x4000_u16.to_be() != 0,
+            Network::V6(_) => true,
+        }
+    }
+
+    /// Whether it is a UDP datagram.
+    #[inline(always)]
+    pub(crate) fn is_udp(&self) -> bool {
+        self.destination.protocol == PROTOCOL_UDP
     }
 }

@@ -1,10 +1,13 @@
 //! Changes addresses, ports, hop limit, MAC addresses and checksums (incrementally, RFC 1624). No lookups.
 
-use grayxdp_common::{csum::ChecksumDelta, layout::Endpoint};
+use grayxdp_common::{
+    csum::ChecksumDelta,
+    layout::{Address, Endpoint},
+};
 
 use crate::{
     packet::{Packet, Window},
-    parse::{ETHERNET_LEN, Network, Parsed, Transport},
+    parse::{ETHERNET_LEN, IPV4_LEN, Network, Parsed, Transport},
 };
 
 /// Which end of the packet is rewritten.
@@ -21,8 +24,7 @@ pub(crate) fn endpoint(packet: &Parsed, end: End, new: &Endpoint) {
         End::Source => &packet.source,
         End::Destination => &packet.destination,
     };
-    let addresses = network_address(packet.network, end, old, new);
-    let delta = addresses.half(old.port.to_wire(), new.port.to_wire());
+    let delta = address(packet.network, end, &old.address, &new.address).half(old.port.to_wire(), new.port.to_wire());
     match packet.transport {
         Transport::Tcp(header) => {
             set_port(header.prefix(), end, new);
@@ -30,47 +32,53 @@ pub(crate) fn endpoint(packet: &Parsed, end: End, new: &Endpoint) {
         }
         Transport::Udp(header) => {
             set_port(header.prefix(), end, new);
-            // Zero means "no checksum", and stays (RFC 768).
-            let old_checksum = header.u16::<6>();
-            if old_checksum != 0 {
-                let checksum = delta.apply(old_checksum);
-                header.set_u16::<6>(if checksum == 0 { u16::MAX } else { checksum });
-            }
+            header.set_u16::<6>(udp_checksum(header.u16::<6>(), delta));
         }
     }
 }
 
-/// Returns what the transport checksum's pseudo-header changes by.
+/// A UDP checksum after changes. Zero means "no checksum", and stays; a sum of zero is sent as all ones (RFC 768).
 #[inline(always)]
-fn network_address(network: Network, end: End, old: &Endpoint, new: &Endpoint) -> ChecksumDelta {
+pub(crate) fn udp_checksum(old: u16, delta: ChecksumDelta) -> u16 {
+    if old == 0 {
+        return 0;
+    }
+    let new = delta.apply(old);
+    if new == 0 { u16::MAX } else { new }
+}
+
+/// Gives one end of the packet another address, IPv4's header checksum included. Returns what the transport checksum's
+/// pseudo-header changes by.
+#[inline(always)]
+pub(crate) fn address(network: Network, end: End, old: &Address, new: &Address) -> ChecksumDelta {
     match network {
         Network::V4(header) => {
-            let word = new.address.v4_word();
-            let delta = ChecksumDelta::ZERO.word(old.address.v4_word(), word);
-            header.set_u16::<24>(delta.apply(header.u16::<24>()));
+            let word = new.v4_word();
+            let delta = ChecksumDelta::ZERO.word(old.v4_word(), word);
+            header.set_u16::<10>(delta.apply(header.u16::<10>()));
             match end {
-                End::Source => header.set_u32::<26>(word),
-                End::Destination => header.set_u32::<30>(word),
+                End::Source => header.set_u32::<12>(word),
+                End::Destination => header.set_u32::<16>(word),
             }
             delta
         }
         Network::V6(header) => {
-            let [a, b, c, d] = new.address.words();
+            let [a, b, c, d] = new.words();
             match end {
                 End::Source => {
-                    header.set_u32::<22>(a);
-                    header.set_u32::<26>(b);
-                    header.set_u32::<30>(c);
-                    header.set_u32::<34>(d);
+                    header.set_u32::<8>(a);
+                    header.set_u32::<12>(b);
+                    header.set_u32::<16>(c);
+                    header.set_u32::<20>(d);
                 }
                 End::Destination => {
-                    header.set_u32::<38>(a);
-                    header.set_u32::<42>(b);
-                    header.set_u32::<46>(c);
-                    header.set_u32::<50>(d);
+                    header.set_u32::<24>(a);
+                    header.set_u32::<28>(b);
+                    header.set_u32::<32>(c);
+                    header.set_u32::<36>(d);
                 }
             }
-            let [old_a, old_b, old_c, old_d] = old.address.words();
+            let [old_a, old_b, old_c, old_d] = old.words();
             ChecksumDelta::ZERO.word(old_a, a).word(old_b, b).word(old_c, c).word(old_d, d)
         }
     }
@@ -84,18 +92,40 @@ fn set_port(ports: Window<4>, end: End, new: &Endpoint) {
     }
 }
 
-/// One hop further: hop limit and MAC addresses. Only for packets that the program itself sends; the kernel does this for
-/// those left to it.
+/// One hop less to live.
 #[inline(always)]
-pub(crate) fn hop(packet: Packet, parsed: &Parsed, macs: [u16; 6]) -> Option<()> {
-    match parsed.network {
+pub(crate) fn hop_limit(network: Network) {
+    let old = match network {
+        Network::V4(header) => header.u8::<8>(),
+        Network::V6(header) => header.u8::<7>(),
+    };
+    set_hop_limit(network, old.wrapping_sub(1));
+}
+
+/// Another hop limit.
+#[inline(always)]
+pub(crate) fn set_hop_limit(network: Network, hop_limit: u8) {
+    match network {
         Network::V4(header) => {
-            let old = header.u16::<22>();
-            header.set_u8::<22>(parsed.hop_limit.wrapping_sub(1));
-            header.set_u16::<24>(ChecksumDelta::ZERO.half(old, header.u16::<22>()).apply(header.u16::<24>()));
+            let old = header.u16::<8>();
+            header.set_u8::<8>(hop_limit);
+            header.set_u16::<10>(ChecksumDelta::ZERO.half(old, header.u16::<8>()).apply(header.u16::<10>()));
         }
-        Network::V6(header) => header.set_u8::<21>(parsed.hop_limit.wrapping_sub(1)),
+        Network::V6(header) => header.set_u8::<7>(hop_limit),
     }
+}
+
+/// Another total length of an IPv4 packet, in bytes.
+#[inline(always)]
+pub(crate) fn set_v4_len(header: Window<IPV4_LEN>, len: u16) {
+    let delta = ChecksumDelta::ZERO.half(header.u16::<2>(), len.to_be());
+    header.set_u16::<2>(len.to_be());
+    header.set_u16::<10>(delta.apply(header.u16::<10>()));
+}
+
+/// Destination and source MAC address.
+#[inline(always)]
+pub(crate) fn macs(packet: Packet, macs: [u16; 6]) -> Option<()> {
     let ethernet = packet.window::<ETHERNET_LEN>(0)?;
     let [a, b, c, d, e, f] = macs;
     ethernet.set_u16::<0>(a);
@@ -105,4 +135,14 @@ pub(crate) fn hop(packet: Packet, parsed: &Parsed, macs: [u16; 6]) -> Option<()>
     ethernet.set_u16::<8>(e);
     ethernet.set_u16::<10>(f);
     Some(())
+}
+
+/// Back to where it came from.
+#[inline(always)]
+pub(crate) fn swap_macs(packet: Packet) -> Option<()> {
+    let ethernet = packet.window::<ETHERNET_LEN>(0)?;
+    let to = [ethernet.u16::<0>(), ethernet.u16::<2>(), ethernet.u16::<4>()];
+    let [a, b, c] = [ethernet.u16::<6>(), ethernet.u16::<8>(), ethernet.u16::<10>()];
+    let [d, e, f] = to;
+    macs(packet, [a, b, c, d, e, f])
 }

@@ -1,4 +1,4 @@
-//! The next hop, from the kernel's routes and neighbours. Changes nothing.
+//! The next hop: from the backend's entry, from the table of routes, or from the kernel. Changes nothing.
 
 use aya_ebpf::{
     bindings::{
@@ -10,80 +10,173 @@ use aya_ebpf::{
     },
     programs::XdpContext,
 };
-use grayxdp_common::{layout::Endpoint, verdict::Verdict};
-
-use crate::{
-    helpers, maps,
-    parse::{Network, Parsed},
+use grayxdp_common::{
+    layout::{Address, Control, NextHop},
+    limits::ROUTES_MAX,
+    verdict::Verdict,
 };
+
+use crate::{helpers, maps};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// How a rewritten packet goes on.
+/// How a packet goes on.
 #[derive(Clone, Copy)]
-pub(crate) struct NextHop {
+pub(crate) struct Way {
     /// `Forwarded…` or `Handed…`.
     pub(crate) verdict: Verdict,
     /// Interface to leave by; meaningful for `Forwarded…` only.
-    pub(crate) ifindex: u32,
+    pub(crate) interface: u32,
     /// Destination and source MAC address, as they follow each other on the wire.
     pub(crate) macs: [u16; 6],
+    /// Of [`Verdict::HandedTooBig`]: the largest IP packet, in bytes.
+    pub(crate) mtu: u16,
 }
 
-/// The next hop of a packet once it goes from `source` to `destination`; an error is a reason to drop.
+/// What is to be sent, and where from and to.
+#[derive(Clone, Copy)]
+pub(crate) struct Departure {
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    /// Length of the IP packet as it leaves, in bytes.
+    pub(crate) ip_len: u16,
+    /// DSCP and ECN.
+    pub(crate) traffic_class: u8,
+    pub(crate) protocol: u8,
+}
+
+impl Way {
+    #[inline(always)]
+    fn handed(verdict: Verdict, mtu: u16) -> Self {
+        Self { verdict, interface: 0, macs: [0; 6], mtu }
+    }
+
+    /// Whether the program sends the packet itself.
+    #[inline(always)]
+    pub(crate) fn is_own(&self) -> bool {
+        matches!(self.verdict, Verdict::ForwardedSameInterface | Verdict::ForwardedOtherInterface)
+    }
+}
+
+/// The kernel cannot be handed a packet whose destination is the VIP.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "an ifindex has 32 bits")]
-pub(crate) fn next_hop(
-    context: &XdpContext,
-    packet: &Parsed,
-    source: &Endpoint,
-    destination: &Endpoint,
-) -> Result<NextHop, Verdict> {
-    let ingress = context.ingress_ifindex() as u32;
-    let mut lookup = request(packet, ingress, source, destination);
-    let outcome = helpers::fib_lookup(context, &mut lookup);
-    let handed = |verdict| Ok(NextHop { verdict, ifindex: 0, macs: [0; 6] });
-    match outcome {
-        BPF_FIB_LKUP_RET_SUCCESS if lookup.ifindex == ingress => {
-            Ok(NextHop { verdict: Verdict::ForwardedSameInterface, ifindex: ingress, macs: macs(&lookup) })
+pub(crate) fn too_far(verdict: Verdict) -> Verdict {
+    match verdict {
+        Verdict::HandedNeighbourUnknown => Verdict::DroppedNeighbourUnknown,
+        Verdict::HandedTooBig => Verdict::DroppedTooBig,
+        _ => Verdict::DroppedNoRoute,
+    }
+}
+
+/// The way to a backend.
+#[inline(always)]
+pub(crate) fn to_backend(context: &XdpContext, hop: &NextHop, departure: &Departure) -> Result<Way, Verdict> {
+    match known(context, hop, departure.ip_len) {
+        Some(way) => Ok(way),
+        None => ask_kernel(context, departure),
+    }
+}
+
+/// The way to a client.
+#[inline(always)]
+pub(crate) fn to_client(context: &XdpContext, control: &Control, departure: &Departure) -> Result<Way, Verdict> {
+    // Bit 0 says which table; the rest, how many routes it has.
+    let routes = control.routes;
+    let first = (routes & 1) * ROUTES_MAX;
+    let count = routes >> 8;
+    let mut nth = 0;
+    while nth < ROUTES_MAX && nth < count {
+        if let Some(route) = maps::route(first + nth)
+            && route.covers(&departure.destination)
+        {
+            if let Some(way) = known(context, &route.next_hop, departure.ip_len) {
+                return Ok(way);
+            }
+            break;
         }
+        nth += 1;
+    }
+    ask_kernel(context, departure)
+}
+
+#[inline(always)]
+fn known(context: &XdpContext, hop: &NextHop, ip_len: u16) -> Option<Way> {
+    if hop.interface == 0 {
+        return None;
+    }
+    if ip_len > hop.mtu {
+        return Some(Way::handed(Verdict::HandedTooBig, hop.mtu));
+    }
+    let verdict = if hop.interface == ingress(context) {
+        Verdict::ForwardedSameInterface
+    } else {
+        Verdict::ForwardedOtherInterface
+    };
+    let [a, b, c] = hop.destination_mac;
+    let [d, e, f] = hop.source_mac;
+    Some(Way { verdict, interface: hop.interface, macs: [a, b, c, d, e, f], mtu: hop.mtu })
+}
+
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "an interface's index has 32 bits")]
+fn ingress(context: &XdpContext) -> u32 {
+    context.ingress_ifindex() as u32
+}
+
+/// The kernel's own routes and neighbours; about as expensive as everything else together.
+#[inline(always)]
+fn ask_kernel(context: &XdpContext, departure: &Departure) -> Result<Way, Verdict> {
+    let ingress = ingress(context);
+    let mut lookup = request(departure, ingress);
+    let outcome = helpers::fib_lookup(context, &mut lookup);
+    match outcome {
+        BPF_FIB_LKUP_RET_SUCCESS if lookup.ifindex == ingress => Ok(Way {
+            verdict: Verdict::ForwardedSameInterface,
+            interface: ingress,
+            macs: macs(&lookup),
+            mtu: 0,
+        }),
         BPF_FIB_LKUP_RET_SUCCESS => match maps::own_interface(lookup.ifindex) {
-            Some(ifindex) => Ok(NextHop { verdict: Verdict::ForwardedOtherInterface, ifindex, macs: macs(&lookup) }),
-            None => handed(Verdict::HandedInterfaceUnknown),
+            Some(interface) => {
+                Ok(Way { verdict: Verdict::ForwardedOtherInterface, interface, macs: macs(&lookup), mtu: 0 })
+            }
+            None => Ok(Way::handed(Verdict::HandedInterfaceUnknown, 0)),
         },
-        BPF_FIB_LKUP_RET_NO_NEIGH => handed(Verdict::HandedNeighbourUnknown),
-        BPF_FIB_LKUP_RET_FRAG_NEEDED => handed(Verdict::HandedTooBig),
+        BPF_FIB_LKUP_RET_NO_NEIGH => Ok(Way::handed(Verdict::HandedNeighbourUnknown, 0)),
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+            // SAFETY: the kernel answers with the MTU where it had been given the length (since 5.12).
+            Ok(Way::handed(Verdict::HandedTooBig, unsafe { lookup.__bindgen_anon_1.mtu_result }))
+        }
         BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => {
             Err(Verdict::DroppedNoRoute)
         }
         BPF_FIB_LKUP_RET_FWD_DISABLED => Err(Verdict::DroppedForwardingOff),
-        _ => handed(Verdict::HandedNotForwarded),
+        _ => Ok(Way::handed(Verdict::HandedNotForwarded, 0)),
     }
 }
 
 #[inline(always)]
-fn request(packet: &Parsed, ifindex: u32, source: &Endpoint, destination: &Endpoint) -> FibLookup {
-    // Traffic class and flow label.
-    const FLOWINFO_MASK: u32 = 0x0fff_ffff_u32.to_be();
-    let (family, flowinfo, ipv6_src, ipv6_dst) = match packet.network {
-        // An IPv4 address takes the first word of the field, the type of service its first byte.
-        Network::V4(header) => (
+fn request(departure: &Departure, ifindex: u32) -> FibLookup {
+    let class = departure.traffic_class;
+    // An IPv4 address takes the first word of the field, the type of service its first byte.
+    let (family, flowinfo, ipv6_src, ipv6_dst) = if departure.destination.is_v4() {
+        (
             AF_INET,
-            u32::from_ne_bytes([header.u8::<15>(), 0, 0, 0]),
-            [source.address.v4_word(), 0, 0, 0],
-            [destination.address.v4_word(), 0, 0, 0],
-        ),
-        Network::V6(header) => {
-            (AF_INET6, header.u32::<14>() & FLOWINFO_MASK, source.address.words(), destination.address.words())
-        }
+            u32::from_ne_bytes([class, 0, 0, 0]),
+            [departure.source.v4_word(), 0, 0, 0],
+            [departure.destination.v4_word(), 0, 0, 0],
+        )
+    } else {
+        let flowinfo = (u32::from(class) << 20).to_be();
+        (AF_INET6, flowinfo, departure.source.words(), departure.destination.words())
     };
     FibLookup {
         family,
-        l4_protocol: destination.protocol,
-        sport: source.port.to_wire(),
-        dport: destination.port.to_wire(),
-        __bindgen_anon_1: Length { tot_len: packet.ip_len },
+        l4_protocol: departure.protocol,
+        sport: 0,
+        dport: 0,
+        __bindgen_anon_1: Length { tot_len: departure.ip_len },
         ifindex,
         __bindgen_anon_2: Class { flowinfo },
         __bindgen_anon_3: Source { ipv6_src },

@@ -2,10 +2,13 @@
 
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
-    layout::{BackendEntry, OWNER_BACKEND, OWNER_SERVICE, ServiceEntry},
+    layout::{Address, BackendEntry, Control, Endpoint, Owner, ServiceEntry},
 };
 
-use crate::{maps, parse::Parsed};
+use crate::{
+    maps,
+    parse::{PROTOCOL_ICMP, PROTOCOL_ICMPV6},
+};
 
 /// The part that a packet plays.
 pub(crate) enum Role {
@@ -17,27 +20,57 @@ pub(crate) enum Role {
     Stranger,
 }
 
+/// VERIFIER: endpoints by value. A reference into the parsed packet would keep all of it in memory, packet pointers
+/// included, where the compiler stores them in halves.
 #[inline(always)]
-pub(crate) fn role(packet: &Parsed) -> Role {
-    request(packet).or_else(|| reply(packet)).unwrap_or(Role::Stranger)
+pub(crate) fn role(control: &Control, source: Endpoint, destination: Endpoint) -> Role {
+    if let Some((id, service)) = service_at(control, destination) {
+        return Role::Request(id, service);
+    }
+    match backend_at(control, source) {
+        Some((id, backend)) => Role::Reply(id, backend),
+        None => Role::Stranger,
+    }
+}
+
+/// The service that clients meet here.
+#[inline(always)]
+pub(crate) fn service_at(control: &Control, endpoint: Endpoint) -> Option<(ServiceId, &'static ServiceEntry)> {
+    let Some(Owner::Service(id)) = owner(control, endpoint) else { return None };
+    let service = maps::service(id)?;
+    service.endpoint.is(&endpoint).then_some((id, service))
+}
+
+/// The backend that answers from here.
+#[inline(always)]
+pub(crate) fn backend_at(control: &Control, endpoint: Endpoint) -> Option<(BackendId, &'static BackendEntry)> {
+    let Some(Owner::Backend(id)) = owner(control, endpoint) else { return None };
+    let backend = maps::backend(id)?;
+    backend.endpoint.is(&endpoint).then_some((id, backend))
+}
+
+/// Whether some service has this address.
+#[inline(always)]
+pub(crate) fn is_vip(control: &Control, address: Address) -> bool {
+    let protocol = if address.is_v4() { PROTOCOL_ICMP } else { PROTOCOL_ICMPV6 };
+    let endpoint = Endpoint { address, protocol, ..Endpoint::default() };
+    let Some(Owner::Vip(id)) = owner(control, endpoint) else { return false };
+    maps::service(id).is_some_and(|service| service.endpoint.address.is(&address))
 }
 
 #[inline(always)]
-fn request(packet: &Parsed) -> Option<Role> {
-    let owner = maps::endpoint_owner(packet.destination)?;
-    if owner.kind != OWNER_SERVICE {
-        return None;
+fn owner(control: &Control, endpoint: Endpoint) -> Option<Owner> {
+    let (bucket, tag) = control.owners.place(&endpoint);
+    let bucket = maps::owners(bucket)?;
+    let mut at = 0;
+    while let Some(slot) = bucket.slots.get(at) {
+        if slot.is_empty() {
+            return None;
+        }
+        if slot.has(tag) {
+            return slot.owner();
+        }
+        at += 1;
     }
-    let id = ServiceId(owner.id);
-    maps::service(id).map(|service| Role::Request(id, service))
-}
-
-#[inline(always)]
-fn reply(packet: &Parsed) -> Option<Role> {
-    let owner = maps::endpoint_owner(packet.source)?;
-    if owner.kind != OWNER_BACKEND {
-        return None;
-    }
-    let id = BackendId::from_raw(u16::try_from(owner.id).ok()?)?;
-    maps::backend(id).map(|backend| Role::Reply(id, backend))
+    None
 }

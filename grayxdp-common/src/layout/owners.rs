@@ -57,7 +57,6 @@ impl OwnerSlot {
 
     /// Who owns it.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "14 bits")]
     pub const fn owner(self) -> Option<Owner> {
         let number = self.0 & ((1 << KIND_SHIFT) - 1);
         match (self.0 & 0xffff) >> KIND_SHIFT {

@@ -1,0 +1,153 @@
+//! Fragments: the first one has the ports and goes its way; the following ones go the same way. The only writer of the
+//! map of fragments.
+//!
+//! A following fragment that comes before the first one, or after it was forgotten, is passed: the kernel never gets the
+//! rest and drops it, so it is delivered to nobody.
+
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use grayxdp_common::{
+    ids::{BackendId, ServiceId},
+    layout::{Address, Control, FragmentEntry, FragmentKey, MODE_DSR, MODE_IPIP},
+    verdict::Verdict,
+};
+
+use crate::{
+    count::{self, Meeting, Passage},
+    encapsulate::{self, Tunnel},
+    maps,
+    outcome::Outcome,
+    packet::Packet,
+    parse::{self, ETHERTYPE_IPV4, IPV4_LEN, IPV6_LEN, Network},
+    rewrite::{self, End},
+    route::{self, Departure, Way},
+};
+
+/// A fragment's addresses, and the datagram that it is of.
+#[derive(Clone, Copy)]
+struct Fragment {
+    network: Network,
+    source: Address,
+    destination: Address,
+    id: u32,
+    protocol: u8,
+    hop_limit: u8,
+    ip_len: u16,
+}
+
+impl Fragment {
+    #[inline(always)]
+    fn key(&self) -> FragmentKey {
+        FragmentKey {
+            source: self.source,
+            destination: self.destination,
+            id: self.id,
+            protocol: u32::from(self.protocol),
+        }
+    }
+}
+
+/// Remembers where a first fragment goes. To be called while its addresses are as they came.
+#[inline(never)]
+pub(crate) fn remember(context: *mut xdp_md, entry: &FragmentEntry) -> u64 {
+    let packet = Packet::new(&XdpContext::new(context));
+    if let Some(fragment) = read(packet) {
+        maps::store_fragment(&fragment.key(), entry);
+    }
+    0
+}
+
+/// A following fragment's way.
+#[inline(always)]
+pub(crate) fn follow(context: &XdpContext, control: &Control) -> Outcome {
+    let packet = Packet::new(context);
+    let Some(fragment) = read(packet) else { return Outcome::of(Verdict::PassedMalformed) };
+    let Some(entry) = maps::fragment(&fragment.key()) else { return Outcome::of(Verdict::PassedFragment) };
+    let Some(id) = BackendId::from_raw(entry.backend) else { return Outcome::of(Verdict::PassedFragment) };
+    let service = ServiceId(u32::from(entry.service));
+    let outcome = match send(context, control, packet, &fragment, &entry, id) {
+        Ok(way) if way.verdict == Verdict::ForwardedOtherInterface => Outcome::of(way.verdict).by(way.interface),
+        Ok(way) => Outcome::of(way.verdict),
+        Err(verdict) => Outcome::of(verdict),
+    };
+    outcome.for_service(service).for_backend(id)
+}
+
+#[inline(always)]
+fn read(packet: Packet) -> Option<Fragment> {
+    let (ip_offset, ethertype) = parse::ip_offset(packet)?;
+    if ethertype == ETHERTYPE_IPV4 {
+        let header = packet.window::<IPV4_LEN>(ip_offset)?;
+        return Some(Fragment {
+            network: Network::V4(header),
+            source: Address::from_v4_wire(header.u32::<12>()),
+            destination: Address::from_v4_wire(header.u32::<16>()),
+            id: u32::from(header.u16::<4>()),
+            protocol: header.u8::<9>(),
+            hop_limit: header.u8::<8>(),
+            ip_len: u16::from_be(header.u16::<2>()),
+        });
+    }
+    let header = packet.window::<IPV6_LEN>(ip_offset)?;
+    let chain = parse::walk(packet, header.u8::<6>(), ip_offset + IPV6_LEN).ok()?;
+    let [source, destination] = parse::v6_addresses(header);
+    // The protocol may stand behind further headers of the first fragment: identification and addresses say enough.
+    Some(Fragment {
+        network: Network::V6(header),
+        source,
+        destination,
+        id: chain.fragment_id,
+        protocol: 0,
+        hop_limit: header.u8::<7>(),
+        ip_len: u16::from_be(header.u16::<4>()).wrapping_add(40),
+    })
+}
+
+#[inline(always)]
+fn send(
+    context: &XdpContext,
+    control: &Control,
+    packet: Packet,
+    fragment: &Fragment,
+    entry: &FragmentEntry,
+    id: BackendId,
+) -> Result<Way, Verdict> {
+    if fragment.hop_limit <= 1 {
+        return Err(Verdict::DroppedHopLimit);
+    }
+    let backend = maps::backend(id).ok_or(Verdict::DroppedNoBackend)?;
+    let service = maps::service(ServiceId(u32::from(entry.service))).ok_or(Verdict::DroppedNoBackend)?;
+    let is_wrapped = service.mode == MODE_IPIP;
+    let overhead = if is_wrapped { encapsulate::overhead(&backend.endpoint.address) } else { 0 };
+    let departure = Departure {
+        source: entry.source,
+        destination: if entry.is_reply != 0 { entry.destination } else { backend.endpoint.address },
+        ip_len: fragment.ip_len.saturating_add(overhead),
+        traffic_class: parse::traffic_class(fragment.network),
+        protocol: fragment.protocol,
+    };
+    let way = if entry.is_reply != 0 {
+        route::to_client(context, control, &departure)?
+    } else {
+        route::to_backend(context, &backend.next_hop, &departure)?
+    };
+    if service.mode == MODE_DSR && !way.is_own() {
+        return Err(route::too_far(way.verdict));
+    }
+    rewrite::address(fragment.network, End::Source, &fragment.source, &entry.source);
+    rewrite::address(fragment.network, End::Destination, &fragment.destination, &entry.destination);
+    if entry.is_reply != 0 {
+        count::reply(id, fragment.ip_len);
+    } else {
+        let passage = Passage { meeting: Meeting::Known, is_pinned: false, is_fallback: false, is_tracked: true };
+        count::request(id, fragment.ip_len, passage);
+    }
+    if is_wrapped || way.is_own() {
+        rewrite::hop_limit(fragment.network);
+    }
+    if is_wrapped {
+        encapsulate::wrap(context, &Tunnel::new(service, &backend.endpoint.address, fragment.id, &way))?;
+    } else if way.is_own() {
+        rewrite::macs(packet, way.macs).ok_or(Verdict::DroppedRewriteFailed)?;
+    }
+    Ok(way)
+}
