@@ -115,8 +115,8 @@ mod tests {
 
     #[test]
     fn an_empty_pool_gives_an_empty_table() {
-        assert_eq!(table(&[]), []);
-        assert_eq!(table(&pool(&[0, 0], 1)), []);
+        assert!(table(&[]).is_empty());
+        assert!(table(&pool(&[0, 0], 1)).is_empty());
     }
 
     #[test]

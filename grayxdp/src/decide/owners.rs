@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use grayxdp_common::{
     layout::{Endpoint, Owner, OwnerBucket, OwnerSlot, Owners},
-    limits::{OWNER_BUCKETS, OWNER_SLOTS},
+    limits::OWNER_BUCKETS,
 };
 
 use super::maglev::mix;
@@ -60,7 +60,7 @@ mod tests {
     use grayxdp_common::{
         ids::{BackendId, Be16, ServiceId},
         layout::Address,
-        limits::{BACKENDS_MAX, SERVICE_ENTRIES, SERVICES_MAX},
+        limits::{BACKENDS_MAX, OWNER_SLOTS, SERVICE_ENTRIES, SERVICES_MAX},
     };
     use proptest::prelude::*;
 

@@ -1,6 +1,9 @@
 //! From the running program to the new one: which flows can go on, and which cannot.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
@@ -9,7 +12,6 @@ use grayxdp_common::{
 
 use super::{
     flows::Record,
-    former::Former,
     inventory::Inventory,
     setup::{ForwardMode, ServiceSetup, SourcePorts},
     sources::Placement,
@@ -28,7 +30,7 @@ impl Survival {
     pub(super) fn new(
         setup: &[ServiceSetup],
         inventory: &Inventory,
-        former: &Former,
+        former_sources: &HashMap<IpAddr, u32>,
         placement: &Placement,
         ports: SourcePorts,
     ) -> Self {
@@ -38,10 +40,10 @@ impl Survival {
             Some((matches!(service.mode, ForwardMode::FullNat { .. }), service.sees_replies()))
         };
         let modes = inventory.entries().filter_map(|(id, entry)| Some((id, mode(entry.service)?))).collect();
-        let lost = |(address, index): (&std::net::IpAddr, &u32)| {
+        let lost = |(address, index): (&IpAddr, &u32)| {
             (placement.addresses.get(index) != Some(address)).then(|| u8::try_from(*index).ok())?
         };
-        Self { modes, lost_sources: former.sources.iter().filter_map(lost).collect(), ports }
+        Self { modes, lost_sources: former_sources.iter().filter_map(lost).collect(), ports }
     }
 
     /// Whether a flow that a former program began finds what it needs.
@@ -59,8 +61,6 @@ impl Survival {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use grayxdp_common::{
         ids::Be16,
         layout::{FlowEntry, FlowSeen},
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn source_addresses_that_do_not_keep_their_index_are_lost() {
         let ip = |last: u8| IpAddr::from([192, 0, 2, last]);
-        let former = Former { sources: HashMap::from([(ip(1), 1), (ip(2), 2), (ip(3), 3)]), ..Former::default() };
+        let former = HashMap::from([(ip(1), 1), (ip(2), 2), (ip(3), 3)]);
         let addresses = [(1, ip(1)), (2, ip(9)), (4, ip(3))].into();
         let placement = Placement { addresses, ranges: Vec::new() };
         let ports = SourcePorts { first: 1, count: 2 };

@@ -252,7 +252,7 @@ impl DataPlane {
         let survival = Survival::new(
             &setup.services,
             &blueprint.inventory,
-            &self.former,
+            &self.former.sources,
             &blueprint.sources,
             setup.source_ports,
         );

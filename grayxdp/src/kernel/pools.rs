@@ -93,7 +93,7 @@ mod tests {
         let mut in_use = [[PoolTable::default(); 2]; 2];
         for round in 0..6 {
             for service in 0..2 {
-                let table = vec![7; sizes[service]];
+                let table = vec![7; sizes[service] as usize];
                 // Now and then a version without a backend, which borrows the other one's table.
                 let empty: &[u16] = &[];
                 let tables = if round % 3 == 2 { [empty, &table] } else { [&table[..], &table[..]] };
