@@ -83,7 +83,7 @@ pub(super) fn load(pins: &Pins, capacities: Capacities) -> Result<(Ebpf, u32), K
     let refused = |error: &dyn std::error::Error| KernelError::Load { reason: causes(error) };
     let mut ebpf = loader.load(OBJECT).map_err(|error| refused(&error))?;
     let program = xdp(&mut ebpf)?;
-    program.load().map_err(|error| refused(&error))?;
+    verify(program).map_err(|error| refused(&error))?;
     let info = program.info().map_err(|error| refused(&error))?;
     let id = info.id();
     tracing::debug!(program = id, verified_instructions = info.verified_instruction_count(), "program_loaded");
@@ -92,6 +92,22 @@ pub(super) fn load(pins: &Pins, capacities: Capacities) -> Result<(Ebpf, u32), K
         map.pin(pins.program_map(name, id)).map_err(KernelError::map("pin a map"))?;
     }
     Ok((ebpf, id))
+}
+
+/// Has the kernel check the program. It gives up, to be asked again, where something else wants the thread's attention.
+fn verify(program: &mut Xdp) -> Result<(), ProgramError> {
+    const ATTEMPTS_MAX: u32 = 5;
+    let is_interrupted = |error: &ProgramError| match error {
+        ProgramError::LoadError { io_error, .. } => io_error.raw_os_error() == Some(libc::EAGAIN),
+        _ => false,
+    };
+    for _ in 1..ATTEMPTS_MAX {
+        match program.load() {
+            Err(error) if is_interrupted(&error) => {}
+            done => return done,
+        }
+    }
+    program.load()
 }
 
 /// The packet program.
