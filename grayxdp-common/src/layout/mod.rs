@@ -60,7 +60,21 @@ mod pod {
         )+};
     }
     pod!(
-        Address, BackendCounters, BackendEntry, Control, Endpoint, FlowBucket, FragmentEntry, FragmentKey, MaglevSlots, Meta,
-        NetworkKey, OwnerBucket, PoolTable, Route, ServiceEntry, SourceSlot
+        Address,
+        BackendCounters,
+        BackendEntry,
+        Control,
+        Endpoint,
+        FlowBucket,
+        FragmentEntry,
+        FragmentKey,
+        MaglevSlots,
+        Meta,
+        NetworkKey,
+        OwnerBucket,
+        PoolTable,
+        Route,
+        ServiceEntry,
+        SourceSlot
     );
 }

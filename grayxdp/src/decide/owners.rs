@@ -69,9 +69,9 @@ mod tests {
     fn endpoint(address: u128, port: u16, protocol: u8) -> Endpoint {
         let octets = address.to_be_bytes();
         let v6 = std::net::Ipv6Addr::from(octets);
-        let address = v6.to_ipv4_mapped().map_or_else(|| Address::from(std::net::IpAddr::from(v6)), |v4| {
-            Address::from(std::net::IpAddr::from(v4))
-        });
+        let address = v6
+            .to_ipv4_mapped()
+            .map_or_else(|| Address::from(std::net::IpAddr::from(v6)), |v4| Address::from(std::net::IpAddr::from(v4)));
         Endpoint::new(address, Be16::new(port), protocol)
     }
 

@@ -85,22 +85,25 @@ impl Plan {
         Ok(())
     }
 
-    /// Numbers of the programs behind the links, the youngest first; a link whose device is gone still has its own.
-    pub(super) fn programs(&self) -> Vec<u32> {
-        let links = self.kept.iter().map(|(_, pin)| pin).chain(&self.stale);
-        let programs: BTreeSet<u32> = links.filter_map(|pin| pin.info).map(|info| info.program).collect();
+    /// Numbers of the programs behind the links, the youngest first; a link whose device is gone still has its own. Should
+    /// a link not tell, it may be any of those whose maps are pinned.
+    pub(super) fn programs(&self, pinned: &[u32]) -> Vec<u32> {
+        let links: Vec<_> = self.kept.iter().map(|(_, pin)| pin).chain(&self.stale).collect();
+        let told = links.iter().filter_map(|pin| pin.info).map(|info| info.program);
+        let untold = if links.iter().any(|pin| pin.info.is_none()) { pinned } else { &[] };
+        let programs: BTreeSet<u32> = told.chain(untold.iter().copied()).collect();
         // The kernel counts upwards.
         programs.into_iter().rev().collect()
     }
 
     /// Attaches the program to all devices, or to none that it was not attached to before.
     pub(super) fn carry_out(
-        &self,
+        mut self,
         program: &mut Xdp,
         pins: &Pins,
         wanted: XdpMode,
     ) -> Result<Vec<(Attachment, PinnedLink)>, KernelError> {
-        let (kept, stale) = self.rename(pins)?;
+        self.rename(pins)?;
         let mut added: Vec<(Attachment, PinnedLink)> = Vec::new();
         for interface in &self.added {
             match attach_new(program, pins, interface, wanted) {
@@ -112,12 +115,12 @@ impl Plan {
             }
         }
         let mut attached = Vec::new();
-        for (interface, pin) in &kept {
+        for (interface, pin) in &self.kept {
             let link = replace(program, interface, pin).inspect_err(|_| remove_added(pins, &added))?;
             attached.push((Attachment { interface: interface.name.clone(), mode: pin.mode }, link));
         }
         attached.extend(added);
-        for pin in &stale {
+        for pin in &self.stale {
             fs::remove_file(&pin.path).map_err(KernelError::io("remove", &pin.path))?;
             tracing::info!(interface = pin.interface, "interface_detached");
         }
@@ -125,31 +128,24 @@ impl Plan {
     }
 
     /// Gives every link the name of its device, as that is now; links that lie under another one's name make way.
-    fn rename(&self, pins: &Pins) -> Result<(Vec<(Interface, LinkPin)>, Vec<LinkPin>), KernelError> {
-        let wanted: BTreeSet<_> = self
-            .added
-            .iter()
-            .chain(self.kept.iter().map(|(interface, _)| interface))
-            .flat_map(|interface| AttachedMode::ALL.map(|mode| pins.link(&interface.name, mode)))
-            .collect();
-        let (mut kept, mut stale) = (self.kept.clone(), self.stale.clone());
-        let is_misnamed = |(interface, pin): &(Interface, LinkPin)| pins.link(&interface.name, pin.mode) != pin.path;
-        let renamed: Vec<usize> = (0..kept.len()).filter(|&at| kept.get(at).is_some_and(is_misnamed)).collect();
+    fn rename(&mut self, pins: &Pins) -> Result<(), KernelError> {
+        let Self { added, kept, stale } = self;
+        let names = added.iter().chain(kept.iter().map(|(interface, _)| interface)).map(|interface| &interface.name);
+        let wanted: BTreeSet<_> = names.flat_map(|name| AttachedMode::ALL.map(|mode| pins.link(name, mode))).collect();
         for pin in stale.iter_mut().filter(|pin| wanted.contains(&pin.path)) {
             rename(pin, pins.link_aside(pin.mode, pin.info))?;
         }
-        for &at in &renamed {
-            if let Some((_, pin)) = kept.get_mut(at) {
-                rename(pin, pins.link_aside(pin.mode, pin.info))?;
-            }
+        let is_misnamed =
+            |(interface, pin): &&mut (Interface, LinkPin)| pins.link(&interface.name, pin.mode) != pin.path;
+        // First all aside, for they may have changed names with each other.
+        for (_, pin) in kept.iter_mut().filter(is_misnamed) {
+            rename(pin, pins.link_aside(pin.mode, pin.info))?;
         }
-        for &at in &renamed {
-            if let Some((interface, pin)) = kept.get_mut(at) {
-                tracing::info!(from = pin.interface, to = interface.name, "interface_renamed");
-                rename(pin, pins.link(&interface.name, pin.mode))?;
-            }
+        for (interface, pin) in kept.iter_mut().filter(is_misnamed) {
+            tracing::info!(from = pin.interface, to = interface.name, "interface_renamed");
+            rename(pin, pins.link(&interface.name, pin.mode))?;
         }
-        Ok((kept, stale))
+        Ok(())
     }
 }
 
@@ -275,7 +271,9 @@ mod tests {
         assert_eq!(plan.added, [interface("eth1", 7), interface("eth3", 4)]);
         let stale: BTreeSet<_> = plan.stale.iter().map(|pin| &pin.interface[..]).collect();
         assert_eq!(stale, BTreeSet::from(["eth1", "eth3", "eth4"]));
-        assert_eq!(plan.programs(), [12, 11, 10]);
+        assert_eq!(plan.programs(&[13, 10]), [13, 12, 11, 10], "eth2's link does not tell");
+        let readable = links.into_iter().filter(|pin| pin.info.is_some()).collect();
+        assert_eq!(Plan::new(&devices, readable).programs(&[13, 10]), [12, 11, 10]);
     }
 
     #[test]

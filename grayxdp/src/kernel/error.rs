@@ -158,6 +158,14 @@ pub enum KernelError {
         /// Folder of the pins.
         path: PathBuf,
     },
+    /// A reply must tell whose it is.
+    #[error(
+        "backend {address} is there twice: each may be in one pool of one service only. Take one out, or give the server a second address or port."
+    )]
+    BackendTwice {
+        /// Where it listens.
+        address: std::net::SocketAddr,
+    },
     /// A map operation failed.
     #[error("cannot {what}: {reason}")]
     Map {

@@ -39,10 +39,8 @@ pub(super) struct Blueprint {
 impl Blueprint {
     /// Numbers the setup; whatever the running program has keeps its number, and services their weights.
     pub(super) fn new(setup: &Setup, former: &Former) -> Result<Self, KernelError> {
-        let inventory = inventory::take(&setup.services, &former.numbered).map_err(|full| {
-            let (what, limit) = full.limit();
-            KernelError::Full { what, limit, path: setup.bpffs.clone() }
-        })?;
+        let inventory =
+            inventory::take(&setup.services, &former.numbered).map_err(|refusal| refusal.into_error(&setup.bpffs))?;
         let lists: Vec<_> = setup.services.iter().map(ServiceSetup::sources).collect();
         let sources = sources::place(&lists, &former.sources).map_err(|refusal| KernelError::Sources {
             reason: match refusal {
@@ -173,11 +171,7 @@ fn fill_service(
 }
 
 /// Whose every endpoint is.
-pub(super) fn owner_table(
-    setup: &[ServiceSetup],
-    inventory: &Inventory,
-    seed: u64,
-) -> Result<OwnerTable, KernelError> {
+pub(super) fn owner_table(setup: &[ServiceSetup], inventory: &Inventory, seed: u64) -> Result<OwnerTable, KernelError> {
     owners::table(&entries::owners(setup, inventory), seed).map_err(KernelError::map("place the endpoints"))
 }
 

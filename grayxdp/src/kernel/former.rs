@@ -82,8 +82,7 @@ impl Former {
     fn add_backends(&mut self, maps: &ProgramMaps<'_>) -> Result<(), KernelError> {
         let backends: Array<MapData, BackendEntry> = maps.open("BACKENDS")?;
         let mut ids: HashSet<BackendId> = self.numbered.backends.iter().map(|(id, _)| *id).collect();
-        let mut endpoints: HashSet<Endpoint> =
-            self.numbered.backends.iter().map(|(_, entry)| entry.endpoint).collect();
+        let mut endpoints: HashSet<Endpoint> = self.numbered.backends.iter().map(|(_, entry)| entry.endpoint).collect();
         for raw in 1..BACKENDS_MAX {
             let entry = backends.get(&raw, 0).map_err(KernelError::map("read the backends"))?;
             let id = u16::try_from(raw).ok().and_then(BackendId::from_raw).filter(|_| entry.is_used());

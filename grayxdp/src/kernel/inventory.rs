@@ -4,7 +4,11 @@
 //! endpoint too. A backend that left keeps its number, retired, as long as flows name it; only then can the number go to
 //! another one.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    path::Path,
+};
 
 use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId, Version},
@@ -12,7 +16,10 @@ use grayxdp_common::{
     limits::{BACKENDS_MAX, SERVICES_MAX},
 };
 
-use super::setup::{BackendSetup, ServiceSetup, Standing};
+use super::{
+    KernelError,
+    setup::{BackendSetup, ServiceSetup, Standing},
+};
 
 /// What the maps of the running program hold.
 #[derive(Clone, Debug, Default)]
@@ -59,25 +66,31 @@ pub(super) struct Inventory {
     pub(super) dropped: Vec<BackendId>,
 }
 
-/// What ran out.
+/// Why a setup cannot be numbered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Full {
-    Services,
-    Backends,
+pub(super) enum Refusal {
+    NoService,
+    NoBackend,
+    /// A reply from there could not tell whose it is.
+    Twice(Endpoint),
 }
 
-impl Full {
-    /// What, and how many there can be.
-    pub(super) const fn limit(self) -> (&'static str, u32) {
+impl Refusal {
+    /// As an error about the pins at this path.
+    pub(super) fn into_error(self, path: &Path) -> KernelError {
+        let full = |what, limit| KernelError::Full { what, limit, path: path.to_owned() };
         match self {
-            Self::Services => ("service", SERVICES_MAX),
-            Self::Backends => ("backend", BACKENDS_MAX - 1),
+            Self::NoService => full("service", SERVICES_MAX),
+            Self::NoBackend => full("backend", BACKENDS_MAX - 1),
+            Self::Twice(endpoint) => {
+                KernelError::BackendTwice { address: SocketAddr::new(endpoint.address.into(), endpoint.port.to_host()) }
+            }
         }
     }
 }
 
 /// Numbers a setup, keeping every number that may matter.
-pub(super) fn take(setup: &[ServiceSetup], former: &Numbered) -> Result<Inventory, Full> {
+pub(super) fn take(setup: &[ServiceSetup], former: &Numbered) -> Result<Inventory, Refusal> {
     let mut inventory = Inventory::default();
     let known: HashMap<Endpoint, ServiceId> = former.services.iter().map(|&(id, endpoint)| (endpoint, id)).collect();
     let used: HashSet<u32> = former.services.iter().map(|(id, _)| id.0).collect();
@@ -89,7 +102,7 @@ pub(super) fn take(setup: &[ServiceSetup], former: &Numbered) -> Result<Inventor
     for service in setup {
         let endpoint = endpoint_of(service);
         let known = known.get(&endpoint).copied();
-        let id = known.or_else(|| free.next()).or_else(|| leaving.next()).ok_or(Full::Services)?;
+        let id = known.or_else(|| free.next()).or_else(|| leaving.next()).ok_or(Refusal::NoService)?;
         let canary_replaced = known.is_some() && canary_replaced(service, id, former);
         inventory.services.push(ServiceSlot { id, endpoint, known: known.is_some(), canary_replaced });
     }
@@ -98,24 +111,28 @@ pub(super) fn take(setup: &[ServiceSetup], former: &Numbered) -> Result<Inventor
     Ok(inventory)
 }
 
-fn number_backends(setup: &[ServiceSetup], former: &Numbered, inventory: &mut Inventory) -> Result<(), Full> {
+fn number_backends(setup: &[ServiceSetup], former: &Numbered, inventory: &mut Inventory) -> Result<(), Refusal> {
     let by_endpoint: HashMap<Endpoint, (BackendId, NextHop)> =
         former.backends.iter().map(|(id, entry)| (entry.endpoint, (*id, entry.next_hop))).collect();
     let wanted: Vec<_> = wanted(setup).collect();
-    let kept: HashSet<Endpoint> = wanted.iter().map(|(.., endpoint)| *endpoint).collect();
+    let mut kept = HashSet::new();
+    if let Some((.., endpoint)) = wanted.iter().find(|(.., endpoint)| !kept.insert(*endpoint)) {
+        return Err(Refusal::Twice(*endpoint));
+    }
     let used: HashSet<BackendId> = former.backends.iter().map(|(id, _)| *id).chain(former.in_flows.clone()).collect();
     let unused = (1..BACKENDS_MAX).filter_map(|raw| BackendId::from_raw(u16::try_from(raw).ok()?));
     let unused = unused.filter(|id| !used.contains(id));
     // Numbers that the running program knows are the last to be given away.
-    let droppable = former.backends.iter().filter(|(id, entry)| {
-        is_droppable(*id, entry, former) && !kept.contains(&entry.endpoint)
-    });
+    let droppable = former
+        .backends
+        .iter()
+        .filter(|(id, entry)| is_droppable(*id, entry, former) && !kept.contains(&entry.endpoint));
     let mut free = unused.chain(droppable.map(|(id, _)| *id));
     for (service, version, setup, endpoint) in wanted {
         let (id, next_hop) = match by_endpoint.get(&endpoint) {
             Some(&known) => known,
             None => {
-                let id = free.next().ok_or(Full::Backends)?;
+                let id = free.next().ok_or(Refusal::NoBackend)?;
                 inventory.renumbered.push(id);
                 (id, NextHop::default())
             }
@@ -179,9 +196,7 @@ fn backend_endpoint(service: &ServiceSetup, backend: &BackendSetup) -> Endpoint 
 
 fn canary_replaced(service: &ServiceSetup, id: ServiceId, former: &Numbered) -> bool {
     let is_former = |entry: &BackendEntry| {
-        u32::from(entry.service) == id.0
-            && entry.version == Version::V2 as u8
-            && entry.flags & BACKEND_RETIRED == 0
+        u32::from(entry.service) == id.0 && entry.version == Version::V2 as u8 && entry.flags & BACKEND_RETIRED == 0
     };
     let mut before = former.backends.iter().map(|(_, entry)| entry).filter(|entry| is_former(entry)).peekable();
     let now: HashSet<Endpoint> =

@@ -12,16 +12,14 @@ use grayxdp_common::{
     limits::ROUTES_MAX,
 };
 
-use super::{
-    BackendSetup, DataPlane, KernelError, PinRules, entries, failure, fill, inventory, no_service,
-};
+use super::{BackendSetup, DataPlane, KernelError, PinRules, entries, failure, fill, inventory, no_service};
 
 impl DataPlane {
     /// Makes these the backends of v1 and v2 of a service. Whoever is new gets new flows; whoever left keeps the flows that
     /// it has, and its number until a sweep has found none.
     ///
-    /// The order is that no packet is led astray: new backends first, then whose their endpoints are, then the tables, then
-    /// what became of the others.
+    /// The order is that no packet is led astray: backends that are new, or serve again, first; then whose the endpoints
+    /// are; then the tables; then what became of the others.
     ///
     /// # Errors
     /// Where there is no such service, or no room; then nothing has changed.
@@ -29,10 +27,7 @@ impl DataPlane {
         let mut services = self.setup.services.clone();
         services.get_mut(service).ok_or_else(|| no_service("change backends", service))?.pools = pools;
         let before = self.blueprint.inventory.numbered(self.named_by_flows());
-        let mut after = inventory::take(&services, &before).map_err(|full| {
-            let (what, limit) = full.limit();
-            KernelError::Full { what, limit, path: self.setup.bpffs.clone() }
-        })?;
+        let mut after = inventory::take(&services, &before).map_err(|refusal| refusal.into_error(&self.setup.bpffs))?;
         self.give_next_hops(&mut after);
         let owners = fill::owner_table(&services, &after, self.flow_key[0])?;
         for &id in &after.renumbered {
@@ -43,10 +38,15 @@ impl DataPlane {
         for (id, entry) in after.entries().filter(|(id, entry)| !is_same(known.get(id), entry)) {
             self.maps.set_backend(id, &entry);
         }
+        let changed = after.entries().filter(|(id, entry)| known.get(id).is_some_and(|known| known != entry));
+        let (serving, others): (Vec<_>, Vec<_>) = changed.partition(|(_, entry)| entry.flags == 0);
+        for (id, entry) in &serving {
+            self.maps.set_backend_standing(*id, entry);
+        }
         self.maps.set_owners(&owners);
         self.turn_tables(&services, &after, service);
-        for (id, entry) in after.entries().filter(|(id, entry)| known.get(id).is_some_and(|known| known != entry)) {
-            self.maps.set_backend_standing(id, &entry);
+        for (id, entry) in &others {
+            self.maps.set_backend_standing(*id, entry);
         }
         for &id in &after.dropped {
             self.maps.set_backend(id, &BackendEntry::default());
@@ -96,8 +96,7 @@ impl DataPlane {
     /// Where there is no such service, or a map is full; then some of the networks may be pinned already.
     pub fn set_pins(&mut self, service: usize, pins: PinRules) -> Result<(), KernelError> {
         let slot = self.blueprint.inventory.services.get(service).ok_or_else(|| no_service("change pins", service))?;
-        let setup =
-            self.setup.services.get_mut(service).ok_or_else(|| no_service("change pins", service))?;
+        let setup = self.setup.services.get_mut(service).ok_or_else(|| no_service("change pins", service))?;
         for (network, version) in &pins.networks {
             self.maps.set_pin(entries::network(slot.id, *network), *version as u32)?;
         }
@@ -186,10 +185,16 @@ mod tests {
     #[test]
     fn the_longest_mask_comes_first_and_equals_stay_in_order() {
         let route = |network: [u8; 4], prefix_len: u32| {
-            let mask = Address::from_v6_wire([u32::MAX, u32::MAX, u32::MAX, (!0_u32).checked_shl(32 - prefix_len).unwrap_or(0).to_be()]);
+            let mask = Address::from_v6_wire([
+                u32::MAX,
+                u32::MAX,
+                u32::MAX,
+                (!0_u32).checked_shl(32 - prefix_len).unwrap_or(0).to_be(),
+            ]);
             Route { network: IpAddr::from(network).into(), mask, next_hop: NextHop::default() }
         };
-        let routes = [route([0, 0, 0, 0], 0), route([10, 0, 0, 0], 8), route([11, 0, 0, 0], 8), route([10, 1, 0, 0], 16)];
+        let routes =
+            [route([0, 0, 0, 0], 0), route([10, 0, 0, 0], 8), route([11, 0, 0, 0], 8), route([10, 1, 0, 0], 16)];
         let sorted: Vec<IpAddr> = most_specific_first(&routes).iter().map(|route| route.network.into()).collect();
         let expected: [IpAddr; 4] = [[10, 1, 0, 0], [10, 0, 0, 0], [11, 0, 0, 0], [0, 0, 0, 0]].map(IpAddr::from);
         assert_eq!(sorted, expected);

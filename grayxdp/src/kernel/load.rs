@@ -88,7 +88,8 @@ pub(super) fn load(pins: &Pins, capacities: Capacities) -> Result<(Ebpf, u32), K
     let id = info.id();
     tracing::debug!(program = id, verified_instructions = info.verified_instruction_count(), "program_loaded");
     for name in INVENTORY_MAPS {
-        let map = ebpf.map(name).ok_or_else(|| KernelError::Load { reason: format!("the object has no map {name}") })?;
+        let map =
+            ebpf.map(name).ok_or_else(|| KernelError::Load { reason: format!("the object has no map {name}") })?;
         map.pin(pins.program_map(name, id)).map_err(KernelError::map("pin a map"))?;
     }
     Ok((ebpf, id))

@@ -58,8 +58,7 @@ impl<T: Pod> Mapped<T> {
     pub(super) fn private(len: u32) -> Self {
         let (protection, flags) = (Self::protection(), MapFlags::PRIVATE);
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let memory =
-            unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), Self::bytes(len), protection, flags) };
+        let memory = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), Self::bytes(len), protection, flags) };
         let words = NonNull::new(memory.expect("memory").cast()).expect("not zero");
         Self { words, len, kind: PhantomData }
     }
@@ -162,7 +161,8 @@ mod tests {
     fn elements_come_back_as_they_were_stored_and_there_is_nothing_behind_the_end() {
         let mapped = Mapped::<BackendEntry>::private(3);
         let address = std::net::IpAddr::from([10, 0, 0, 1]).into();
-        let entry = BackendEntry { endpoint: Endpoint::new(address, Be16::new(80), 6), service: 3, ..Default::default() };
+        let entry =
+            BackendEntry { endpoint: Endpoint::new(address, Be16::new(80), 6), service: 3, ..Default::default() };
         mapped.store(2, &entry);
         mapped.store(3, &entry);
         assert_eq!((mapped.load(2), mapped.load(1), mapped.load(3)), (Some(entry), Some(Default::default()), None));

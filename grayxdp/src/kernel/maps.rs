@@ -7,7 +7,9 @@
 
 use aya::{
     Ebpf,
-    maps::{Array, DevMapHash, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie, lpm_trie::LpmTrie},
+    maps::{
+        Array, DevMapHash, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie, lpm_trie::LpmTrie,
+    },
 };
 use grayxdp_common::{
     ids::{BackendId, ServiceId},

@@ -42,6 +42,7 @@ use grayxdp_common::{
     weight::Weight,
 };
 
+use self::{attach::Plan, fill::Blueprint, former::Former, handover::Survival, maps::Maps, pins::Pins};
 pub use self::{
     error::KernelError,
     events::TraceEvents,
@@ -53,7 +54,6 @@ pub use self::{
         idle_ticks,
     },
 };
-use self::{attach::Plan, fill::Blueprint, former::Former, handover::Survival, maps::Maps, pins::Pins};
 
 /// An interface that the program runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl DataPlane {
         let meta = load::inspect(&pins, &setup.bpffs, setup.max_flows)?;
         let plan = Plan::new(&interfaces, pins.links()?);
         plan.check(&setup.bpffs, setup.xdp_mode)?;
-        let programs = plan.programs();
+        let programs = plan.programs(&pins.programs()?);
         // Of agents that died before they attached.
         pins.remove_programs_but(&programs)?;
         let former = Former::read(&pins, &setup.bpffs, &programs)?;
@@ -279,8 +279,13 @@ impl DataPlane {
         if self.fresh {
             return self.take_down();
         }
-        let running: Vec<u32> = self.pins.links()?.iter().filter_map(|pin| pin.info).map(|info| info.program).collect();
-        self.pins.remove_programs_but(&running)
+        // Attaching may have failed halfway: then a link leads to this program, and the next agent reads its maps.
+        let is_running = self.pins.links()?.iter().any(|pin| pin.info.is_none_or(|info| info.program == self.program));
+        if is_running {
+            return Ok(());
+        }
+        let others: Vec<u32> = self.pins.programs()?.into_iter().filter(|program| *program != self.program).collect();
+        self.pins.remove_programs_but(&others)
     }
 
     fn take_down(self) -> Result<(), KernelError> {

@@ -17,7 +17,7 @@ const INTERFACE_LEN: usize = 16;
 /// Asks the kernel of this network namespace.
 pub(super) fn has_program(interface: u32) -> io::Result<bool> {
     let answer = ask(&request(interface))?;
-    let kind = answer.get(4..6).map(|bytes| read_u16(bytes)).unwrap_or_default();
+    let kind = answer.get(4..6).map(read_u16).unwrap_or_default();
     if i32::from(kind) == libc::NLMSG_ERROR {
         let errno = answer.get(HEADER_LEN..HEADER_LEN + 4).and_then(|bytes| bytes.try_into().ok());
         return Err(io::Error::from_raw_os_error(-errno.map_or(-libc::EIO, i32::from_ne_bytes)));

@@ -150,8 +150,7 @@ impl DataPlane {
             FlowHash::client_v4(key, id, buckets, record.bucket, record.entry.owner)
         };
         let by_canary_port = || setup.canary_port.and_then(|_| at(service.canary())).map(|client| (client, true));
-        let ((address, port), by_canary_port) =
-            at(service).map(|client| (client, false)).or_else(by_canary_port)?;
+        let ((address, port), by_canary_port) = at(service).map(|client| (client, false)).or_else(by_canary_port)?;
         Some((SocketAddr::new(IpAddr::from(address), port.to_host()), by_canary_port))
     }
 

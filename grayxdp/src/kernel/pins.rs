@@ -157,6 +157,15 @@ impl Pins {
         self.files()?.iter().try_for_each(|path| remove(path))
     }
 
+    /// Numbers of the programs whose maps are pinned.
+    pub(super) fn programs(&self) -> Result<Vec<u32>, KernelError> {
+        let program = |path: &PathBuf| program_in(&path.file_name()?.to_string_lossy());
+        let mut programs: Vec<u32> = self.files()?.iter().filter_map(program).collect();
+        programs.sort_unstable();
+        programs.dedup();
+        Ok(programs)
+    }
+
     /// Removes the pins of the maps of all programs but these.
     pub(super) fn remove_programs_but(&self, kept: &[u32]) -> Result<(), KernelError> {
         for path in self.files()? {

@@ -264,7 +264,8 @@ mod tests {
 
     #[test]
     fn idle_times_become_ticks_that_the_clock_can_count() {
-        for (seconds, ticks) in [(0, 1), (1, 1), (60, 55), (7200, 6705), (28_800, 26_822), (1_000_000, IDLE_TICKS_MAX)] {
+        for (seconds, ticks) in [(0, 1), (1, 1), (60, 55), (7200, 6705), (28_800, 26_822), (1_000_000, IDLE_TICKS_MAX)]
+        {
             assert_eq!(idle_ticks(Duration::from_secs(seconds)), ticks, "{seconds} s");
         }
     }

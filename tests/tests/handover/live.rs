@@ -1,11 +1,6 @@
 //! Changes under a running program.
 
-use std::{
-    collections::BTreeSet,
-    net::SocketAddr,
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::SocketAddr, thread, time::Duration};
 
 use grayxdp::kernel::{BackendSetup, Network, PinRules, Standing, WhenEmpty};
 use grayxdp_common::{
@@ -94,10 +89,13 @@ fn flows_are_told_with_client_backend_state_and_canary_port() {
             .iter()
             .map(|flow| (flow.client, flow.backend, flow.version, flow.state, flow.by_canary_port))
             .collect();
-        assert_eq!(told, [
-            (Some(client(1000)), address(A), Version::V1, FlowState::Established, false),
-            (Some(client(1001)), address(B), Version::V2, FlowState::HalfOpen, true),
-        ]);
+        assert_eq!(
+            told,
+            [
+                (Some(client(1000)), address(A), Version::V1, FlowState::Established, false),
+                (Some(client(1001)), address(B), Version::V2, FlowState::HalfOpen, true),
+            ]
+        );
         let (a, ..) = plane.backends(0)[0];
         assert_eq!(plane.sever(&[a]), 1);
         assert_eq!(plane.flows().filter(|flow| flow.severed).count(), 1);

@@ -233,7 +233,9 @@ fn source_ports_of_addresses_that_stay_go_over_to_the_next_program() {
         let ports = SourcePorts { first: 20_025, count: 50 };
         let next = setup(bpffs, vec![full_nat(&[kept, [10, 77, 2, 202]], &[A])]);
         let mut plane = running(&Setup { source_ports: ports, ..next });
-        let stays = |source: &SocketAddr| source.ip() == std::net::IpAddr::from(kept) && (20_025..20_075).contains(&source.port());
+        let stays = |source: &SocketAddr| {
+            source.ip() == std::net::IpAddr::from(kept) && (20_025..20_075).contains(&source.port())
+        };
         let staying: Vec<_> = sent.iter().filter(|(_, (source, _))| stays(source)).collect();
         assert!(staying.len() > 5, "{sent:?}");
         assert_eq!(plane.flows().count(), staying.len());

@@ -1,3 +1,5 @@
+//! A flow table without a kernel: sweep, sever, forget; and what a full-sized sweep costs.
+
 use std::time::Instant;
 
 use grayxdp_common::{

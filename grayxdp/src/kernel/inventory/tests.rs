@@ -1,3 +1,5 @@
+//! Numbers stay, whatever comes and goes.
+
 use std::{net::SocketAddr, time::Duration};
 
 use super::*;
@@ -121,10 +123,24 @@ fn a_full_map_is_refused_and_dropped_numbers_make_room() {
     let (_, mut former) = first();
     former.in_flows = (1..4096).map(id).collect();
     let wanted = [service(80, &[A, D], &[C])];
-    assert_eq!(take(&wanted, &former).expect_err("full"), Full::Backends);
+    assert_eq!(take(&wanted, &former).expect_err("full"), Refusal::NoBackend);
     let retired = former.backends.iter_mut().find(|(id, _)| id.raw() == 2).expect("there");
     retired.1.flags = BACKEND_RETIRED;
     former.in_flows.remove(&id(2));
     let after = take(&wanted, &former).expect("room");
     assert_eq!((number(&after, D), &after.renumbered[..], after.dropped.len()), (2, &[id(2)][..], 0));
+}
+
+#[test]
+fn a_backend_may_serve_one_version_of_one_service_only() {
+    let former = Numbered::default();
+    for setup in [
+        vec![service(80, &[A], &[A])],
+        vec![service(80, &[A, A], &[])],
+        vec![service(80, &[A], &[]), service(81, &[A], &[])],
+    ] {
+        let refused = take(&setup, &former).expect_err("a reply from A could be of either");
+        let text = refused.into_error(Path::new("/nowhere")).to_string();
+        assert!(text.contains(A), "{text}");
+    }
 }
