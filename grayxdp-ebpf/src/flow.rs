@@ -44,11 +44,11 @@ impl Side {
 /// Where a flow's entry is, or would be.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
-    control: &'static Control,
+    pub(crate) control: &'static Control,
     bucket: *mut FlowBucket,
     bucket_index: u32,
     hash: FlowHash,
-    pub(crate) now_tick: u16,
+    now_tick: u16,
 }
 
 /// A flow's entry, as it was a moment ago.
@@ -88,9 +88,10 @@ impl Place {
     pub(crate) fn find(&self) -> Option<Found> {
         let mut at = 0;
         while at < FLOW_ENTRIES_PER_BUCKET {
-            let found = self.entry(at);
-            if found.owner.is(self.hash) && found.owner.backend().is_some() {
-                return Some(Found { seen: load_seen(found.entry), ..found });
+            let owner = self.owner(at);
+            if owner.is(self.hash) && owner.backend().is_some() {
+                let entry = self.entry(self.opaque_place(at));
+                return Some(Found { owner, seen: load_seen(entry.entry), ..entry });
             }
             at += 1;
         }
@@ -151,23 +152,28 @@ impl Place {
     /// flow never loses its entry before its time-out.
     #[inline(always)]
     pub(crate) fn begin(&self, backend: BackendId, seen: FlowSeen) -> Option<Found> {
-        let mut best: Option<Found> = None;
         // 0: nothing yet; half-open entries score by their age; expired and closing ones more; empty ones the most.
         let mut best_score = 0;
+        let mut best_at = 0;
+        let mut best_owner = FlowOwner::EMPTY;
         let mut at = 0;
         while at < FLOW_ENTRIES_PER_BUCKET {
-            let found = self.entry(at);
-            let score = if found.owner.backend().is_none() { u32::MAX } else { self.score(load_seen(found.entry)) };
+            let owner = self.owner(at);
+            let score = if owner.backend().is_none() { EMPTY_SCORE } else { self.score(load_seen(self.entry(at).entry)) };
             if score > best_score {
-                best = Some(found);
+                best_owner = owner;
                 best_score = score;
-                if score == u32::MAX {
+                best_at = self.opaque_place(at);
+                if score == EMPTY_SCORE {
                     break;
                 }
             }
             at += 1;
         }
-        let made = self.take(best?, backend, seen)?;
+        if best_score == 0 {
+            return None;
+        }
+        let made = self.take(Found { owner: best_owner, ..self.entry(best_at) }, backend, seen)?;
         // The same flow, inserted by another CPU meanwhile in a place before this one, is the one that packets find.
         match self.find() {
             Some(first) if first.index < made.index => {
@@ -214,18 +220,35 @@ impl Place {
         Some(Found { owner, seen, ..found })
     }
 
-    /// The entry at a place of the bucket, without what was seen of it.
+    /// The entry at a place of the bucket; neither its owner nor what was seen of it.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "a place in a bucket")]
     fn entry(&self, at: usize) -> Found {
-        // SAFETY: the caller counts to the bucket's length.
+        let at = at & (FLOW_ENTRIES_PER_BUCKET - 1);
+        // SAFETY: masked to the bucket's length.
         let entry = unsafe { self.bucket.cast::<FlowEntry>().add(at) };
         let index = self.bucket_index * FLOW_ENTRIES_PER_BUCKET as u32 + at as u32;
+        Found { entry, owner: FlowOwner::EMPTY, seen: FlowSeen::default(), index }
+    }
+
+    /// Whose entry is at a place of the bucket.
+    #[inline(always)]
+    fn owner(&self, at: usize) -> FlowOwner {
         // SAFETY: an aligned word of a map's value; volatile, since other CPUs write it.
-        let owner = FlowOwner(unsafe { owner_word(entry).read_volatile() });
-        Found { entry, owner, seen: FlowSeen::default(), index }
+        FlowOwner(unsafe { owner_word(self.entry(at).entry).read_volatile() })
+    }
+
+    /// The same place, of which the verifier does not know which one it is; see [`helpers::opaque`].
+    #[inline(always)]
+    fn opaque_place(&self, at: usize) -> usize {
+        helpers::opaque(at, self.hash.0) & (FLOW_ENTRIES_PER_BUCKET - 1)
     }
 }
+
+const _: () = assert!(FLOW_ENTRIES_PER_BUCKET.is_power_of_two(), "places are masked");
+
+/// How readily an empty entry is taken.
+const EMPTY_SCORE: u32 = u32::MAX;
 
 /// The entry of this index, if it is still this flow's.
 #[inline(always)]
@@ -235,9 +258,12 @@ pub(crate) fn entry_of(control: &'static Control, index: u32, owner: FlowOwner) 
     let bucket_index = index / ENTRIES;
     let bucket = maps::flow_bucket(bucket_index)?;
     let place = Place { control, bucket, bucket_index, hash: FlowHash(0), now_tick: now_tick() };
-    let found = place.entry((index % ENTRIES) as usize);
-    let is_same = found.owner == owner && owner != FlowOwner::EMPTY;
-    is_same.then(|| (place, Found { seen: load_seen(found.entry), ..found }))
+    let at = (index % ENTRIES) as usize;
+    if place.owner(at) != owner || owner == FlowOwner::EMPTY {
+        return None;
+    }
+    let found = place.entry(at);
+    Some((place, Found { owner, seen: load_seen(found.entry), ..found }))
 }
 
 impl Found {

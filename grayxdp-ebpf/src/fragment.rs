@@ -65,8 +65,7 @@ pub(crate) fn follow(context: &XdpContext, control: &Control) -> Outcome {
     let Some(id) = BackendId::from_raw(entry.backend) else { return Outcome::of(Verdict::PassedFragment) };
     let service = ServiceId(u32::from(entry.service));
     let outcome = match send(context, control, packet, &fragment, &entry, id) {
-        Ok(way) if way.verdict == Verdict::ForwardedOtherInterface => Outcome::of(way.verdict).by(way.interface),
-        Ok(way) => Outcome::of(way.verdict),
+        Ok(way) => way.outcome(),
         Err(verdict) => Outcome::of(verdict),
     };
     outcome.for_service(service).for_backend(id)
@@ -126,10 +125,11 @@ fn send(
         protocol: fragment.protocol,
     };
     let way = if entry.is_reply != 0 {
-        route::to_client(context, control, &departure)?
+        route::to_client(context, control, &departure)
     } else {
-        route::to_backend(context, &backend.next_hop, &departure)?
+        route::to_backend(context, &backend.next_hop, &departure)
     };
+    let way = way.passable()?;
     if service.mode == MODE_DSR && !way.is_own() {
         return Err(route::too_far(way.verdict));
     }

@@ -56,6 +56,33 @@ pub(crate) fn checksum_sum(start: *mut u8, len: u32) -> u64 {
     unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, start.cast(), len, 0) as u64 & 0xffff_ffff }
 }
 
+/// The value itself, of which the verifier then knows nothing.
+///
+/// VERIFIER: it follows every path with what is known of each number on it, an offset or a place in a bucket say, and takes
+/// two paths for one only where these are alike. What is made opaque is: then a mask says again what must be known, and
+/// the rest of the program is looked at once instead of once for every value. `noise` is any number that the verifier
+/// does not know.
+#[inline(always)]
+pub(crate) fn opaque(value: usize, noise: u64) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = value;
+        // SAFETY: arithmetic on registers.
+        unsafe {
+            core::arch::asm!(
+                "{value} ^= {noise}", "{value} ^= {noise}",
+                value = inout(reg) value, noise = in(reg) noise, options(nomem, nostack, preserves_flags)
+            );
+        }
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _ = noise;
+        value
+    }
+}
+
 /// Stores `new` if the word is `old`, atomically, with a full barrier; returns what it was.
 ///
 /// `core::sync::atomic` has no compare-exchange on this target.

@@ -196,7 +196,7 @@ fn error(
 ) -> Outcome {
     if let Some((id, service)) = service::service_at(control, quote.source) {
         return match to_backend(context, control, packet, message, quote, id, service) {
-            Ok((way, backend)) => sent(&way).for_service(id).for_backend(backend),
+            Ok((way, backend)) => way.outcome().for_service(id).for_backend(backend),
             Err(verdict) => Outcome::of(verdict).for_service(id),
         };
     }
@@ -204,15 +204,9 @@ fn error(
         return Outcome::of(Verdict::PassedIcmpNoFlow);
     };
     match to_client(context, control, packet, message, quote, (id, backend)) {
-        Ok((way, service)) => sent(&way).for_service(service).for_backend(id),
+        Ok((way, service)) => way.outcome().for_service(service).for_backend(id),
         Err(verdict) => Outcome::of(verdict).for_backend(id),
     }
-}
-
-#[inline(always)]
-fn sent(way: &Way) -> Outcome {
-    let outcome = Outcome::of(way.verdict);
-    if way.verdict == Verdict::ForwardedOtherInterface { outcome.by(way.interface) } else { outcome }
 }
 
 /// About a packet that a service sent: to the backend that did.
@@ -248,7 +242,7 @@ fn to_backend(
     let is_wrapped = service.mode == MODE_IPIP;
     let overhead = if is_wrapped { encapsulate::overhead(&backend.endpoint.address) } else { 0 };
     let departure = departure(message, message.source, backend.endpoint.address, overhead);
-    let way = route::to_backend(context, &backend.next_hop, &departure)?;
+    let way = route::to_backend(context, &backend.next_hop, &departure).passable()?;
     if service.mode == MODE_DSR && !way.is_own() {
         return Err(route::too_far(way.verdict));
     }
@@ -295,7 +289,7 @@ fn to_client(
     let is_from_backend = message.source.is(&backend.endpoint.address);
     let source = if is_from_backend { vip.address } else { message.source };
     let departure = departure(message, source, answered.client.address, 0);
-    let way = route::to_client(context, control, &departure)?;
+    let way = route::to_client(context, control, &departure).passable()?;
     let mut delta = requote(quote, End::Destination, &quote.destination, &vip);
     if answered.service.mode == MODE_FULL_NAT {
         delta = delta.and(requote(quote, End::Source, &quote.source, &answered.client));

@@ -48,14 +48,13 @@ pub fn run(context: &XdpContext) -> u32 {
 
 #[inline(always)]
 fn process(context: &XdpContext, control: &'static grayxdp_common::layout::Control) -> Outcome {
-    let packet = Packet::new(context);
-    let parsed = match parse::parse(packet) {
+    let parsed = match parse::parse(Packet::new(context)) {
         Ok(parsed) => parsed,
         Err(odd) => return odd::process(context.ctx, control, odd),
     };
     match service::role(control, parsed.source, parsed.destination) {
-        Role::Request(id, service) => request::forward(context, control, packet, &parsed, id, service),
-        Role::Reply(id, backend) => reply::forward(context, control, packet, &parsed, id, backend),
+        Role::Request(id, service) => request::forward(context.ctx, control, &parsed, id, service),
+        Role::Reply(id, backend) => reply::forward(context.ctx, control, &parsed, id, backend),
         Role::Stranger => Outcome::of(Verdict::PassedNoService),
     }
 }

@@ -27,18 +27,63 @@ impl Packet {
     }
 
     /// Bytes from the Ethernet header on.
+    ///
+    /// VERIFIER: subtracted behind the compiler's back, which would narrow the subtraction to the 32 bits that are used.
     #[inline(always)]
     pub(crate) fn len(self) -> usize {
-        self.end as usize - self.start as usize
+        #[cfg(target_arch = "bpf")]
+        {
+            let mut len = self.end;
+            // SAFETY: arithmetic on registers.
+            unsafe {
+                core::arch::asm!(
+                    "{len} -= {start}", len = inout(reg) len, start = in(reg) self.start,
+                    options(pure, nomem, nostack, preserves_flags)
+                );
+            }
+            len as usize
+        }
+        #[cfg(not(target_arch = "bpf"))]
+        {
+            self.end as usize - self.start as usize
+        }
+    }
+
+    /// An offset of at most [`OFFSET_MAX`], of which the verifier knows no more than that; see [`crate::helpers::opaque`].
+    #[inline(always)]
+    pub(crate) fn opaque_offset(self, offset: usize) -> usize {
+        crate::helpers::opaque(offset, self.len() as u64) & OFFSET_MAX
     }
 
     /// `N` bytes at an offset of at most [`OFFSET_MAX`]; `None` where the packet ends before.
     #[inline(always)]
     pub(crate) fn window<const N: usize>(self, offset: usize) -> Option<Window<N>> {
         // VERIFIER: it must see the bound of a variable offset to follow the comparison below.
-        let start = self.start.wrapping_add(offset & OFFSET_MAX);
+        let start = advance(self.start, offset & OFFSET_MAX);
         if start.wrapping_add(N) > self.end { None } else { Some(Window { start }) }
     }
+}
+
+/// A pointer further into the packet.
+///
+/// VERIFIER: added behind the compiler's back, which would add again for some of the loads behind the comparison; but the
+/// verifier takes only the very pointer that was compared for checked.
+#[inline(always)]
+fn advance(start: *mut u8, offset: usize) -> *mut u8 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut start = start;
+        // SAFETY: arithmetic on registers.
+        unsafe {
+            core::arch::asm!(
+                "{start} += {offset}", start = inout(reg) start, offset = in(reg) offset,
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+        start
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    start.wrapping_add(offset)
 }
 
 /// Start and end of the packet.

@@ -21,6 +21,7 @@ pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
 pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
 const ETHERTYPE_VLAN: u16 = 0x8100_u16.to_be();
 const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8_u16.to_be();
+const IPV4_DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
 const IPV4_MORE_FRAGMENTS: u16 = 0x2000_u16.to_be();
 const IPV4_FRAGMENT_OFFSET: u16 = 0x1fff_u16.to_be();
 const IPV6_MORE_FRAGMENTS: u16 = 0x0001_u16.to_be();
@@ -87,40 +88,52 @@ pub(crate) enum Odd {
 }
 
 /// A whole TCP or UDP packet, or the first fragment of one.
+///
+/// VERIFIER: offsets, no pointers into the packet. The compiler keeps it in memory, where it would store pointers in halves,
+/// and functions that are not inlined take it by reference.
 #[derive(Clone, Copy)]
 pub(crate) struct Parsed {
-    pub(crate) network: Network,
-    pub(crate) transport: Transport,
     pub(crate) source: Endpoint,
     pub(crate) destination: Endpoint,
-    pub(crate) step: Step,
-    /// Of a TCP packet.
-    pub(crate) tcp_flags: u8,
-    /// TTL or hop limit.
-    pub(crate) hop_limit: u8,
+    /// Where the IP header begins.
+    pub(crate) ip_offset: u32,
+    /// Where the transport header begins.
+    pub(crate) l4_offset: u32,
     /// From the IP header on, without Ethernet padding.
     pub(crate) ip_len: u16,
-    /// Where the IP header begins.
-    pub(crate) ip_offset: usize,
-    /// Where the transport header begins.
-    pub(crate) l4_offset: usize,
+    /// TTL or hop limit.
+    pub(crate) hop_limit: u8,
+    /// DSCP and ECN (RFC 2474, RFC 3168).
+    pub(crate) traffic_class: u8,
+    /// Of a TCP packet.
+    pub(crate) tcp_flags: u8,
+    pub(crate) step: Step,
+    pub(crate) is_v4: bool,
     /// Whether other fragments follow.
     pub(crate) is_first_fragment: bool,
+    /// Whether routers may not fragment it.
+    pub(crate) must_stay_whole: bool,
 }
 
 /// Where the IP header begins, and the Ethernet type that leads to it.
 #[inline(always)]
 pub(crate) fn ip_offset(packet: Packet) -> Option<(usize, u16)> {
-    let ethernet = packet.window::<ETHERNET_LEN>(0)?;
-    let mut offset = ETHERNET_LEN;
-    let mut ethertype = ethernet.u16::<12>();
-    let mut tags = 0;
-    while tags < 2 && (ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN) {
-        ethertype = packet.window::<VLAN_TAG_LEN>(offset)?.u16::<2>();
-        offset += VLAN_TAG_LEN;
-        tags += 1;
+    let mut ethertype = packet.window::<ETHERNET_LEN>(0)?.u16::<12>();
+    if !is_tag(ethertype) {
+        return Some((ETHERNET_LEN, ethertype));
     }
-    Some((offset, ethertype))
+    let mut offset = ETHERNET_LEN + VLAN_TAG_LEN;
+    ethertype = packet.window::<VLAN_TAG_LEN>(14)?.u16::<2>();
+    if is_tag(ethertype) {
+        offset += VLAN_TAG_LEN;
+        ethertype = packet.window::<VLAN_TAG_LEN>(18)?.u16::<2>();
+    }
+    Some((packet.opaque_offset(offset), ethertype))
+}
+
+#[inline(always)]
+fn is_tag(ethertype: u16) -> bool {
+    ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN
 }
 
 /// Parses a packet, or says what is odd about it.
@@ -192,7 +205,7 @@ fn parse_v6(packet: Packet, ip_offset: usize) -> Result<Parsed, Odd> {
         }
         l4.protocol = chain.protocol;
         l4.len = payload_len.checked_sub(chain.offset - l4.offset).ok_or(Odd::IpHeader)?;
-        l4.offset = chain.offset;
+        l4.offset = packet.opaque_offset(chain.offset);
         l4.is_first_fragment = chain.is_first_fragment;
         if l4.protocol == PROTOCOL_ICMPV6 {
             return Err(Odd::Icmp);
@@ -266,6 +279,7 @@ pub(crate) fn walk(packet: Packet, protocol: u8, offset: usize) -> Result<Chain,
         if chain.offset > OFFSET_MAX {
             return Err(Odd::HeaderChain);
         }
+        chain.offset = packet.opaque_offset(chain.offset);
         headers += 1;
     }
     Err(Odd::HeaderChain)
@@ -311,24 +325,30 @@ struct Ip {
 }
 
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "offsets of headers")]
 fn assemble(ip: &Ip, transport: Transport, ip_offset: usize, l4: &L4) -> Parsed {
     let (protocol, ports, tcp_flags) = match transport {
         Transport::Tcp(header) => (PROTOCOL_TCP, header.prefix::<4>(), header.u8::<13>()),
         Transport::Udp(header) => (PROTOCOL_UDP, header.prefix::<4>(), 0),
     };
     let [source, destination] = ip.addresses;
+    let (is_v4, must_stay_whole) = match ip.network {
+        Network::V4(header) => (true, header.u16::<6>() & IPV4_DONT_FRAGMENT != 0),
+        Network::V6(_) => (false, true),
+    };
     Parsed {
-        network: ip.network,
-        transport,
         source: Endpoint::new(source, Be16::from_wire(ports.u16::<0>()), protocol),
         destination: Endpoint::new(destination, Be16::from_wire(ports.u16::<2>()), protocol),
-        step: if protocol == PROTOCOL_UDP { Step::Datagram } else { tcp_step(tcp_flags) },
-        tcp_flags,
-        hop_limit: ip.hop_limit,
+        ip_offset: ip_offset as u32,
+        l4_offset: l4.offset as u32,
         ip_len: ip.ip_len,
-        ip_offset,
-        l4_offset: l4.offset,
+        hop_limit: ip.hop_limit,
+        traffic_class: traffic_class(ip.network),
+        tcp_flags,
+        step: if protocol == PROTOCOL_UDP { Step::Datagram } else { tcp_step(tcp_flags) },
+        is_v4,
         is_first_fragment: l4.is_first_fragment,
+        must_stay_whole,
     }
 }
 
@@ -363,30 +383,35 @@ pub(crate) fn traffic_class(network: Network) -> u8 {
 }
 
 impl Parsed {
-    /// DSCP and ECN (RFC 2474, RFC 3168).
-    #[inline(always)]
-    pub(crate) fn traffic_class(&self) -> u8 {
-        traffic_class(self.network)
-    }
-
     /// The differentiated services code point: 0 to 63.
     #[inline(always)]
     pub(crate) fn dscp(&self) -> u8 {
-        self.traffic_class() >> 2
-    }
-
-    /// Whether routers may not fragment it.
-    #[inline(always)]
-    pub(crate) fn must_not_be_fragmented(&self) -> bool {
-        match self.network {
-            Network::V4(header) => header.u16::<6>() & 0x4000_u16.to_be() != 0,
-            Network::V6(_) => true,
-        }
+        self.traffic_class >> 2
     }
 
     /// Whether it is a UDP datagram.
     #[inline(always)]
     pub(crate) fn is_udp(&self) -> bool {
         self.destination.protocol == PROTOCOL_UDP
+    }
+
+    /// Its IP header, in the packet as it is.
+    #[inline(always)]
+    pub(crate) fn network(&self, packet: Packet) -> Option<Network> {
+        if self.is_v4 {
+            packet.window(self.ip_offset as usize).map(Network::V4)
+        } else {
+            packet.window(self.ip_offset as usize).map(Network::V6)
+        }
+    }
+
+    /// Its transport header, in the packet as it is.
+    #[inline(always)]
+    pub(crate) fn transport(&self, packet: Packet) -> Option<Transport> {
+        if self.is_udp() {
+            packet.window(self.l4_offset as usize).map(Transport::Udp)
+        } else {
+            packet.window(self.l4_offset as usize).map(Transport::Tcp)
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! A backend's packet on its way to a client, made to come from the service.
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
     layout::{
@@ -32,27 +32,26 @@ pub(crate) struct Answered {
     pub(crate) found: Found,
 }
 
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn forward(
-    context: &XdpContext,
+    context: *mut xdp_md,
     control: &'static Control,
-    packet: Packet,
     parsed: &Parsed,
     id: BackendId,
     backend: &'static BackendEntry,
 ) -> Outcome {
+    let context = &XdpContext::new(context);
     let Some(answered) = flow_of(control, id, backend, parsed.destination) else {
         return Outcome::of(Verdict::PassedBackendNoFlow).for_backend(id);
     };
     let outcome = if answered.found.seen.kind & FLOW_SEVER != 0 {
-        reset::reply(context, control, &answered, id)
+        reset::reply(context.ctx, &answered, id)
     } else if parsed.hop_limit <= 1 {
         Outcome::of(Verdict::DroppedHopLimit)
     } else {
         answered.place.note(&answered.found, Side::Backend, parsed);
-        match send(context, control, packet, parsed, &answered, id) {
-            Ok(way) if way.verdict == Verdict::ForwardedOtherInterface => Outcome::of(way.verdict).by(way.interface),
-            Ok(way) => Outcome::of(way.verdict),
+        match send(context, control, parsed, &answered, id) {
+            Ok(way) => way.outcome(),
             Err(verdict) => Outcome::of(verdict),
         }
     };
@@ -116,38 +115,41 @@ fn flow_at(
 fn send(
     context: &XdpContext,
     control: &Control,
-    packet: Packet,
     parsed: &Parsed,
     answered: &Answered,
     id: BackendId,
 ) -> Result<Way, Verdict> {
-    let service = answered.service;
     let departure = Departure {
-        source: service.endpoint.address,
+        source: answered.service.endpoint.address,
         destination: answered.client.address,
         ip_len: parsed.ip_len,
-        traffic_class: parsed.traffic_class(),
+        traffic_class: parsed.traffic_class,
         protocol: parsed.destination.protocol,
     };
-    let mut way = route::to_client(context, control, &departure)?;
-    if way.verdict == Verdict::HandedTooBig && parsed.must_not_be_fragmented() {
-        too_big::answer(context.ctx, u32::from(way.mtu))?;
-        way.verdict = Verdict::AnsweredTooBig;
-        return Ok(way);
+    let way = route::to_client(context, control, &departure).passable()?;
+    if way.verdict == Verdict::HandedTooBig && parsed.must_stay_whole {
+        return too_big::answer(context, way.mtu);
     }
     if parsed.is_first_fragment {
         remember(context, answered, id);
     }
-    rewrite::endpoint(parsed, End::Source, &service.endpoint);
-    if service.mode == MODE_FULL_NAT {
-        rewrite::endpoint(parsed, End::Destination, &answered.client);
-    }
     count::reply(id, parsed.ip_len);
-    if way.is_own() {
-        rewrite::hop_limit(parsed.network);
-        rewrite::macs(packet, way.macs).ok_or(Verdict::DroppedRewriteFailed)?;
-    }
+    rewrite(context, parsed, answered, &way).ok_or(Verdict::DroppedRewriteFailed)?;
     Ok(way)
+}
+
+#[inline(always)]
+fn rewrite(context: &XdpContext, parsed: &Parsed, answered: &Answered, way: &Way) -> Option<()> {
+    let packet = Packet::new(context);
+    rewrite::endpoint(packet, parsed, End::Source, &answered.service.endpoint)?;
+    if answered.service.mode == MODE_FULL_NAT {
+        rewrite::endpoint(packet, parsed, End::Destination, &answered.client)?;
+    }
+    if way.is_own() {
+        rewrite::hop_limit(parsed.network(packet)?);
+        rewrite::macs(packet, way.macs)?;
+    }
+    Some(())
 }
 
 /// Where the fragments that follow this one go.

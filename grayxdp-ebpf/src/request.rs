@@ -1,6 +1,6 @@
 //! A client's packet on its way to a backend.
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
     layout::{
@@ -34,15 +34,15 @@ struct Target {
     passage: Passage,
 }
 
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn forward(
-    context: &XdpContext,
+    context: *mut xdp_md,
     control: &'static Control,
-    packet: Packet,
     parsed: &Parsed,
     id: ServiceId,
     service: &'static ServiceEntry,
 ) -> Outcome {
+    let context = &XdpContext::new(context);
     if let Some(verdict) = refusal(parsed, service) {
         return Outcome::of(verdict).for_service(id);
     }
@@ -50,23 +50,26 @@ pub(crate) fn forward(
         return Outcome::of(Verdict::DroppedNoBackend).for_service(id);
     };
     let former = place.find();
-    let live = former.and_then(|found| backend_of(found, &place, parsed, service));
+    let live = match former {
+        Some(found) => backend_of(found, &place, parsed, service),
+        None => None,
+    };
     let target = match live {
-        Some((found, known_id, backend)) if found.seen.kind & FLOW_SEVER != 0 => {
-            let flow = (&place, &found);
-            let outcome = reset::request(context, control, service, flow, parsed, backend, known_id);
-            return outcome.for_service(id).for_backend(known_id);
+        Some((found, known_id, _)) if found.seen.kind & FLOW_SEVER != 0 => {
+            return reset::request(context.ctx, &place, &found, parsed, service).for_service(id).for_backend(known_id);
         }
         Some((found, known_id, backend)) => continued(&place, parsed, service, &found, known_id, backend),
-        None => begun(control, &place, former, parsed, id, service),
+        None => begun(&place, former, parsed, id, service),
     };
-    match target.and_then(|target| send(context, packet, parsed, (id, service), &place, &target)) {
-        Ok((way, backend)) => {
-            let outcome = Outcome::of(way.verdict).for_service(id).for_backend(backend);
-            if way.verdict == Verdict::ForwardedOtherInterface { outcome.by(way.interface) } else { outcome }
-        }
-        Err(verdict) => Outcome::of(verdict).for_service(id),
-    }
+    let target = match target {
+        Ok(target) => target,
+        Err(verdict) => return Outcome::of(verdict).for_service(id),
+    };
+    let outcome = match send(context, parsed, (id, service), &place, &target) {
+        Ok(way) => way.outcome(),
+        Err(verdict) => Outcome::of(verdict),
+    };
+    outcome.for_service(id).for_backend(target.id)
 }
 
 /// Why a packet for a service is not taken.
@@ -149,15 +152,79 @@ fn continued(
     Ok(Target { id, backend, source, passage })
 }
 
+/// A new flow, or one that is met in its middle.
 #[inline(always)]
 fn begun(
-    control: &'static Control,
     place: &Place,
     former: Option<Found>,
     parsed: &Parsed,
     id: ServiceId,
-    service: &ServiceEntry,
+    service: &'static ServiceEntry,
 ) -> Result<Target, Verdict> {
+    let mut beginning = Beginning { place: *place, former, service, id, source: parsed.source };
+    let begun = Begun(begin(&mut beginning, parsed));
+    let id = BackendId::from_raw(begun.backend()).ok_or(begun.verdict())?;
+    let backend = maps::backend(id).ok_or(Verdict::DroppedNoBackend)?;
+    Ok(Target { id, backend, source: beginning.source, passage: begun.passage() })
+}
+
+/// What [`begin`] needs and gives.
+struct Beginning {
+    place: Place,
+    former: Option<Found>,
+    service: &'static ServiceEntry,
+    id: ServiceId,
+    /// The packet's source, as it came and as it leaves.
+    source: Endpoint,
+}
+
+/// What became of a flow's beginning, in one register: backend in the low 16 bits (zero: none), then a verdict (why none),
+/// then the passage.
+#[derive(Clone, Copy)]
+struct Begun(u64);
+
+impl Begun {
+    const PINNED: u64 = 1 << 32;
+    const FALLBACK: u64 = 1 << 33;
+    const TRACKED: u64 = 1 << 34;
+    const NEW: u64 = 1 << 35;
+
+    #[inline(always)]
+    fn refused(verdict: Verdict) -> Self {
+        Self(u64::from(verdict.index()) << 16)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the low 16 bits")]
+    fn backend(self) -> u16 {
+        self.0 as u16
+    }
+
+    #[inline(always)]
+    fn verdict(self) -> Verdict {
+        if self.0 >> 16 == u64::from(Verdict::DroppedNoSourcePort.index()) {
+            Verdict::DroppedNoSourcePort
+        } else {
+            Verdict::DroppedNoBackend
+        }
+    }
+
+    #[inline(always)]
+    fn passage(self) -> Passage {
+        Passage {
+            meeting: if self.0 & Self::NEW != 0 { Meeting::New } else { Meeting::Missed },
+            is_pinned: self.0 & Self::PINNED != 0,
+            is_fallback: self.0 & Self::FALLBACK != 0,
+            is_tracked: self.0 & Self::TRACKED != 0,
+        }
+    }
+}
+
+/// VERIFIER: a function of its own, for the sake of the others' registers and stack; it returns no pointers, which must not
+/// be stored in a caller's frame.
+#[inline(never)]
+fn begin(beginning: &mut Beginning, parsed: &Parsed) -> u64 {
+    let Beginning { place, former, service, id, .. } = *beginning;
     let is_beginning = matches!(parsed.step, Step::Syn | Step::Datagram);
     let newcomer = Newcomer {
         client: parsed.source.address,
@@ -165,7 +232,10 @@ fn begun(
         dscp: parsed.dscp(),
         is_beginning,
     };
-    let choice = choose::backend_for_new_flow(service, newcomer)?;
+    let choice = match choose::backend_for_new_flow(service, newcomer) {
+        Ok(choice) => choice,
+        Err(verdict) => return Begun::refused(verdict).0,
+    };
     let kind = if service.sees_replies() { 0 } else { FLOW_ONE_SIDED };
     let seen = flow::first_seen(parsed, kind);
     let entry = match former {
@@ -174,52 +244,58 @@ fn begun(
         None if parsed.step == Step::Reset => None,
         None => place.begin(choice.id, seen),
     };
-    let mut target = Target {
-        id: choice.id,
-        backend: choice.backend,
-        source: parsed.source,
-        passage: Passage {
-            meeting: if is_beginning { Meeting::New } else { Meeting::Missed },
-            is_pinned: choice.is_pinned,
-            is_fallback: choice.is_fallback,
-            is_tracked: entry.is_some() || parsed.step == Step::Reset,
-        },
-    };
     if service.mode == MODE_FULL_NAT {
-        let entry = entry.ok_or(Verdict::DroppedNoSourcePort)?;
-        let Some(source) = source::take(control, service, id, parsed.source, &entry) else {
-            place.undo(&entry);
-            return Err(Verdict::DroppedNoSourcePort);
+        let source = match entry {
+            Some(entry) => source::take(place.control, service, id, parsed.source, &entry),
+            None => None,
         };
-        target.source = source;
+        match source {
+            Some(source) => beginning.source = source,
+            None => {
+                if let Some(entry) = entry {
+                    place.undo(&entry);
+                }
+                return Begun::refused(Verdict::DroppedNoSourcePort).0;
+            }
+        }
     }
-    Ok(target)
+    let mut begun = u64::from(choice.id.raw());
+    if is_beginning {
+        begun |= Begun::NEW;
+    }
+    if choice.is_pinned {
+        begun |= Begun::PINNED;
+    }
+    if choice.is_fallback {
+        begun |= Begun::FALLBACK;
+    }
+    if entry.is_some() || parsed.step == Step::Reset {
+        begun |= Begun::TRACKED;
+    }
+    begun
 }
 
 /// Changes the packet, and says how it goes on.
 #[inline(always)]
 fn send(
     context: &XdpContext,
-    packet: Packet,
     parsed: &Parsed,
     (service_id, service): (ServiceId, &ServiceEntry),
     place: &Place,
     target: &Target,
-) -> Result<(Way, BackendId), Verdict> {
+) -> Result<Way, Verdict> {
     let backend = target.backend;
     let overhead = if service.mode == MODE_IPIP { encapsulate::overhead(&backend.endpoint.address) } else { 0 };
     let departure = Departure {
         source: target.source.address,
         destination: backend.endpoint.address,
         ip_len: parsed.ip_len.saturating_add(overhead),
-        traffic_class: parsed.traffic_class(),
+        traffic_class: parsed.traffic_class,
         protocol: parsed.destination.protocol,
     };
-    let mut way = route::to_backend(context, &backend.next_hop, &departure)?;
-    if way.verdict == Verdict::HandedTooBig && parsed.must_not_be_fragmented() {
-        too_big::answer(context.ctx, u32::from(way.mtu.saturating_sub(overhead)))?;
-        way.verdict = Verdict::AnsweredTooBig;
-        return Ok((way, target.id));
+    let way = route::to_backend(context, &backend.next_hop, &departure).passable()?;
+    if way.verdict == Verdict::HandedTooBig && parsed.must_stay_whole {
+        return too_big::answer(context, way.mtu.saturating_sub(overhead));
     }
     if service.mode == MODE_DSR && !way.is_own() {
         return Err(route::too_far(way.verdict));
@@ -227,21 +303,37 @@ fn send(
     if parsed.is_first_fragment {
         remember(context, parsed, service_id, service, target);
     }
+    count::request(target.id, parsed.ip_len, target.passage);
+    rewrite(context, parsed, service, target, &way).ok_or(Verdict::DroppedRewriteFailed)?;
+    if service.mode == MODE_IPIP {
+        encapsulate::wrap(context, &Tunnel::new(service, &backend.endpoint.address, place.entropy(), &way))?;
+    }
+    Ok(way)
+}
+
+/// Addresses and ports as the mode has them; hop limit and MAC addresses where the program sends the packet itself.
+#[inline(always)]
+fn rewrite(
+    context: &XdpContext,
+    parsed: &Parsed,
+    service: &ServiceEntry,
+    target: &Target,
+    way: &Way,
+) -> Option<()> {
+    let packet = Packet::new(context);
     if service.mode == MODE_NAT || service.mode == MODE_FULL_NAT {
-        rewrite::endpoint(parsed, End::Destination, &backend.endpoint);
+        rewrite::endpoint(packet, parsed, End::Destination, &target.backend.endpoint)?;
         if service.mode == MODE_FULL_NAT {
-            rewrite::endpoint(parsed, End::Source, &target.source);
+            rewrite::endpoint(packet, parsed, End::Source, &target.source)?;
         }
     }
-    count::request(target.id, parsed.ip_len, target.passage);
     if service.mode == MODE_IPIP {
-        rewrite::hop_limit(parsed.network);
-        encapsulate::wrap(context, &Tunnel::new(service, &backend.endpoint.address, place.entropy(), &way))?;
+        rewrite::hop_limit(parsed.network(packet)?);
     } else if way.is_own() {
-        rewrite::hop_limit(parsed.network);
-        rewrite::macs(packet, way.macs).ok_or(Verdict::DroppedRewriteFailed)?;
+        rewrite::hop_limit(parsed.network(packet)?);
+        rewrite::macs(packet, way.macs)?;
     }
-    Ok((way, target.id))
+    Some(())
 }
 
 /// Where the fragments that follow this one go.

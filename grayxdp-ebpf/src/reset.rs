@@ -10,17 +10,17 @@ use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use grayxdp_common::{
     csum::fold,
     ids::BackendId,
-    layout::{BackendEntry, Control, Endpoint, NextHop, SEEN_RST, SEEN_SEVERED, ServiceEntry},
+    layout::{Control, Endpoint, NextHop, SEEN_RST, SEEN_SEVERED, ServiceEntry},
     verdict::Verdict,
 };
 
 use crate::{
     count,
     flow::{Found, Place, Side},
-    helpers,
+    helpers, maps,
     outcome::Outcome,
-    packet::{Packet, Window},
-    parse::{self, Network, Parsed, TCP_ACK, TCP_FIN, TCP_LEN, TCP_RST, TCP_SYN, Transport},
+    packet::Packet,
+    parse::{self, Network, Parsed, TCP_ACK, TCP_FIN, TCP_LEN, TCP_RST, TCP_SYN},
     reply::Answered,
     rewrite::{self, End},
     route::{self, Departure},
@@ -40,16 +40,17 @@ struct Onwards {
 }
 
 /// A client's packet of a severed connection.
-#[inline(always)]
+#[inline(never)]
 pub(crate) fn request(
-    context: &XdpContext,
-    control: &'static Control,
-    service: &ServiceEntry,
-    (place, found): (&Place, &Found),
+    context: *mut xdp_md,
+    place: &Place,
+    found: &Found,
     parsed: &Parsed,
-    backend: &BackendEntry,
-    id: BackendId,
+    service: &ServiceEntry,
 ) -> Outcome {
+    let Some((id, backend)) = found.backend().and_then(|id| Some((id, maps::backend(id)?))) else {
+        return Outcome::of(Verdict::DroppedSevered);
+    };
     let source = source::endpoint(found.seen.source, found.seen.source_port, parsed.source.protocol);
     let onwards = Onwards {
         source: source.unwrap_or(parsed.source),
@@ -57,24 +58,20 @@ pub(crate) fn request(
         hop: backend.next_hop,
         is_wanted: service.sees_replies() && found.seen.backend & SEEN_SEVERED == 0,
     };
-    finish(convert(context.ctx, control, &onwards), (place, found), Side::Client, id)
+    finish(convert(context, place.control, &onwards), (place, found), Side::Client, id)
 }
 
 /// A backend's packet of a severed connection.
-#[inline(always)]
-pub(crate) fn reply(
-    context: &XdpContext,
-    control: &'static Control,
-    answered: &Answered,
-    id: BackendId,
-) -> Outcome {
+#[inline(never)]
+pub(crate) fn reply(context: *mut xdp_md, answered: &Answered, id: BackendId) -> Outcome {
     let onwards = Onwards {
         source: answered.service.endpoint,
         destination: answered.client,
         hop: NextHop::default(),
         is_wanted: answered.found.seen.client & SEEN_SEVERED == 0,
     };
-    finish(convert(context.ctx, control, &onwards), (&answered.place, &answered.found), Side::Backend, id)
+    let place = &answered.place;
+    finish(convert(context, place.control, &onwards), (place, &answered.found), Side::Backend, id)
 }
 
 /// Notes who was told.
@@ -95,8 +92,7 @@ fn finish(outcome: Outcome, (place, found): (&Place, &Found), sender: Side, id: 
 fn convert(context: *mut xdp_md, control: &'static Control, onwards: &Onwards) -> Outcome {
     let context = XdpContext::new(context);
     let Ok(parsed) = parse::parse(Packet::new(&context)) else { return Outcome::of(Verdict::DroppedSevered) };
-    let Transport::Tcp(tcp) = parsed.transport else { return Outcome::of(Verdict::DroppedSevered) };
-    let Some(segment) = Segment::read(&parsed, tcp) else { return Outcome::of(Verdict::DroppedSevered) };
+    let Some(segment) = Segment::read(&context, &parsed) else { return Outcome::of(Verdict::DroppedSevered) };
     let carries_something = segment.sequence_len != 0 || segment.flags & TCP_RST != 0;
     let goes_on = onwards.is_wanted && carries_something;
     if !goes_on && segment.flags & TCP_RST != 0 {
@@ -128,10 +124,12 @@ struct Segment {
 
 impl Segment {
     #[inline(always)]
-    fn read(parsed: &Parsed, tcp: Window<TCP_LEN>) -> Option<Self> {
+    fn read(context: &XdpContext, parsed: &Parsed) -> Option<Self> {
+        let [ip_offset, tcp_offset] = [parsed.ip_offset as usize, parsed.l4_offset as usize];
+        let tcp = Packet::new(context).window::<TCP_LEN>(tcp_offset)?;
         let header_len = usize::from(tcp.u8::<12>() >> 4) * 4;
-        let end = parsed.ip_offset + usize::from(parsed.ip_len);
-        let payload_len = end.checked_sub(parsed.l4_offset + header_len)?;
+        let end = ip_offset + usize::from(parsed.ip_len);
+        let payload_len = end.checked_sub(tcp_offset + header_len)?;
         let flags = parsed.tcp_flags;
         #[expect(clippy::cast_possible_truncation, reason = "a length within a packet")]
         let sequence_len =
@@ -141,8 +139,8 @@ impl Segment {
             sequence: u32::from_be(tcp.u32::<4>()),
             acknowledged: u32::from_be(tcp.u32::<8>()),
             sequence_len,
-            ip_offset: parsed.ip_offset,
-            tcp_offset: parsed.l4_offset,
+            ip_offset,
+            tcp_offset,
         })
     }
 
@@ -169,13 +167,13 @@ fn send_on(
     if rst.hop_limit <= 1 {
         return Some(Outcome::of(Verdict::DroppedHopLimit));
     }
-    rewrite::endpoint(&rst, End::Source, &onwards.source);
-    rewrite::endpoint(&rst, End::Destination, &onwards.destination);
+    rewrite::endpoint(packet, &rst, End::Source, &onwards.source)?;
+    rewrite::endpoint(packet, &rst, End::Destination, &onwards.destination)?;
     let departure = Departure {
         source: onwards.source.address,
         destination: onwards.destination.address,
         ip_len: rst.ip_len,
-        traffic_class: rst.traffic_class(),
+        traffic_class: rst.traffic_class,
         protocol: onwards.destination.protocol,
     };
     let way = if onwards.hop.interface == 0 {
@@ -183,17 +181,14 @@ fn send_on(
     } else {
         route::to_backend(context, &onwards.hop, &departure)
     };
-    match way {
-        Ok(way) if way.is_own() => {
-            rewrite::hop_limit(rst.network);
-            rewrite::macs(packet, way.macs)?;
-            let outcome = Outcome::of(Verdict::AnsweredReset).onwards();
-            Some(if way.verdict == Verdict::ForwardedOtherInterface { outcome.by(way.interface) } else { outcome })
-        }
+    if !way.is_own() {
         // The kernel sends it; it counts as what the kernel was asked to do, and is tried again with the next packet.
-        Ok(way) => Some(Outcome::of(way.verdict)),
-        Err(verdict) => Some(Outcome::of(verdict)),
+        return Some(way.outcome());
     }
+    rewrite::hop_limit(rst.network(packet)?);
+    rewrite::macs(packet, way.macs)?;
+    let outcome = Outcome::of(Verdict::AnsweredReset).onwards();
+    Some(if way.verdict == Verdict::ForwardedOtherInterface { outcome.by(way.interface) } else { outcome })
 }
 
 /// To the sender of the segment, as if the other end had sent it (RFC 9293 3.5.2).
@@ -204,9 +199,9 @@ fn send_back(packet: Packet, segment: &Segment) -> Option<Outcome> {
     let acknowledged = if has_ack { 0 } else { segment.sequence.wrapping_add(segment.sequence_len) };
     let rst = write(packet, segment, sequence, acknowledged, if has_ack { TCP_RST } else { TCP_RST | TCP_ACK })?;
     // Addresses and ports change places, which no checksum notices.
-    rewrite::endpoint(&rst, End::Source, &rst.destination);
-    rewrite::endpoint(&rst, End::Destination, &rst.source);
-    rewrite::set_hop_limit(rst.network, HOP_LIMIT);
+    rewrite::endpoint(packet, &rst, End::Source, &rst.destination)?;
+    rewrite::endpoint(packet, &rst, End::Destination, &rst.source)?;
+    rewrite::set_hop_limit(rst.network(packet)?, HOP_LIMIT);
     rewrite::swap_macs(packet)?;
     Some(Outcome::of(Verdict::AnsweredReset))
 }
@@ -224,7 +219,7 @@ fn write(packet: Packet, segment: &Segment, sequence: u32, acknowledged: u32, fl
     shorten(packet, segment)?;
     let parsed = parse::parse(packet).ok()?;
     // The pseudo-header (RFC 9293 3.1): addresses, protocol, and the length, which is the bare header's.
-    let addresses = match parsed.network {
+    let addresses = match parsed.network(packet)? {
         Network::V4(header) => header.sum_u16::<20>() - header.prefix::<12>().sum_u16::<12>(),
         Network::V6(header) => header.sum_u16::<40>() - header.prefix::<8>().sum_u16::<8>(),
     };

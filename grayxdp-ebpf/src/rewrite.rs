@@ -19,13 +19,14 @@ pub(crate) enum End {
 
 /// Gives one end of the packet another address and port.
 #[inline(always)]
-pub(crate) fn endpoint(packet: &Parsed, end: End, new: &Endpoint) {
+pub(crate) fn endpoint(packet: Packet, parsed: &Parsed, end: End, new: &Endpoint) -> Option<()> {
     let old = match end {
-        End::Source => &packet.source,
-        End::Destination => &packet.destination,
+        End::Source => &parsed.source,
+        End::Destination => &parsed.destination,
     };
-    let delta = address(packet.network, end, &old.address, &new.address).half(old.port.to_wire(), new.port.to_wire());
-    match packet.transport {
+    let addresses = address(parsed.network(packet)?, end, &old.address, &new.address);
+    let delta = addresses.half(old.port.to_wire(), new.port.to_wire());
+    match parsed.transport(packet)? {
         Transport::Tcp(header) => {
             set_port(header.prefix(), end, new);
             header.set_u16::<16>(delta.apply(header.u16::<16>()));
@@ -35,6 +36,7 @@ pub(crate) fn endpoint(packet: &Parsed, end: End, new: &Endpoint) {
             header.set_u16::<6>(udp_checksum(header.u16::<6>(), delta));
         }
     }
+    Some(())
 }
 
 /// A UDP checksum after changes. Zero means "no checksum", and stays; a sum of zero is sent as all ones (RFC 768).

@@ -6,17 +6,19 @@ use aya_ebpf::{
         BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE,
         bpf_fib_lookup as FibLookup, bpf_fib_lookup__bindgen_ty_1 as Length, bpf_fib_lookup__bindgen_ty_2 as Class,
         bpf_fib_lookup__bindgen_ty_3 as Source, bpf_fib_lookup__bindgen_ty_4 as Destination,
-        bpf_fib_lookup__bindgen_ty_5 as Table,
+        bpf_fib_lookup__bindgen_ty_5 as Table, xdp_md,
     },
     programs::XdpContext,
 };
 use grayxdp_common::{
     layout::{Address, Control, NextHop},
     limits::ROUTES_MAX,
-    verdict::Verdict,
+    verdict::{FIRST_DROPPED, Verdict},
 };
 
-use crate::{helpers, maps};
+use crate::{helpers, maps, outcome::Outcome};
+
+const _: () = assert!(ROUTES_MAX.is_power_of_two(), "indices are masked");
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -24,7 +26,7 @@ const AF_INET6: u8 = 10;
 /// How a packet goes on.
 #[derive(Clone, Copy)]
 pub(crate) struct Way {
-    /// `Forwarded…` or `Handed…`.
+    /// `Forwarded…`, `Handed…`, or why it is dropped.
     pub(crate) verdict: Verdict,
     /// Interface to leave by; meaningful for `Forwarded…` only.
     pub(crate) interface: u32,
@@ -48,7 +50,7 @@ pub(crate) struct Departure {
 
 impl Way {
     #[inline(always)]
-    fn handed(verdict: Verdict, mtu: u16) -> Self {
+    pub(crate) fn without_hop(verdict: Verdict, mtu: u16) -> Self {
         Self { verdict, interface: 0, macs: [0; 6], mtu }
     }
 
@@ -56,6 +58,19 @@ impl Way {
     #[inline(always)]
     pub(crate) fn is_own(&self) -> bool {
         matches!(self.verdict, Verdict::ForwardedSameInterface | Verdict::ForwardedOtherInterface)
+    }
+
+    /// The way, or why there is none.
+    #[inline(always)]
+    pub(crate) fn passable(self) -> Result<Self, Verdict> {
+        if self.verdict.index() >= FIRST_DROPPED { Err(self.verdict) } else { Ok(self) }
+    }
+
+    /// How a packet ends that goes this way.
+    #[inline(always)]
+    pub(crate) fn outcome(&self) -> Outcome {
+        let outcome = Outcome::of(self.verdict);
+        if self.verdict == Verdict::ForwardedOtherInterface { outcome.by(self.interface) } else { outcome }
     }
 }
 
@@ -71,27 +86,30 @@ pub(crate) fn too_far(verdict: Verdict) -> Verdict {
 
 /// The way to a backend.
 #[inline(always)]
-pub(crate) fn to_backend(context: &XdpContext, hop: &NextHop, departure: &Departure) -> Result<Way, Verdict> {
+pub(crate) fn to_backend(context: &XdpContext, hop: &NextHop, departure: &Departure) -> Way {
     match known(context, hop, departure.ip_len) {
-        Some(way) => Ok(way),
+        Some(way) => way,
         None => ask_kernel(context, departure),
     }
 }
 
 /// The way to a client.
 #[inline(always)]
-pub(crate) fn to_client(context: &XdpContext, control: &Control, departure: &Departure) -> Result<Way, Verdict> {
+#[expect(clippy::cast_possible_truncation, reason = "masked")]
+pub(crate) fn to_client(context: &XdpContext, control: &Control, departure: &Departure) -> Way {
     // Bit 0 says which table; the rest, how many routes it has.
     let routes = control.routes;
     let first = (routes & 1) * ROUTES_MAX;
     let count = routes >> 8;
     let mut nth = 0;
     while nth < ROUTES_MAX && nth < count {
-        if let Some(route) = maps::route(first + nth)
-            && route.covers(&departure.destination)
-        {
-            if let Some(way) = known(context, &route.next_hop, departure.ip_len) {
-                return Ok(way);
+        let Some(route) = maps::route(first + nth) else { break };
+        if route.covers(&departure.destination) {
+            let nth = helpers::opaque(nth as usize, u64::from(routes)) as u32 & (ROUTES_MAX - 1);
+            if let Some(route) = maps::route(first + nth)
+                && let Some(way) = known(context, &route.next_hop, departure.ip_len)
+            {
+                return way;
             }
             break;
         }
@@ -106,7 +124,7 @@ fn known(context: &XdpContext, hop: &NextHop, ip_len: u16) -> Option<Way> {
         return None;
     }
     if ip_len > hop.mtu {
-        return Some(Way::handed(Verdict::HandedTooBig, hop.mtu));
+        return Some(Way::without_hop(Verdict::HandedTooBig, hop.mtu));
     }
     let verdict = if hop.interface == ingress(context) {
         Verdict::ForwardedSameInterface
@@ -124,36 +142,45 @@ fn ingress(context: &XdpContext) -> u32 {
     context.ingress_ifindex() as u32
 }
 
-/// The kernel's own routes and neighbours; about as expensive as everything else together.
 #[inline(always)]
-fn ask_kernel(context: &XdpContext, departure: &Departure) -> Result<Way, Verdict> {
-    let ingress = ingress(context);
+fn ask_kernel(context: &XdpContext, departure: &Departure) -> Way {
+    let mut way = Way::without_hop(Verdict::DroppedNoRoute, 0);
+    ask(context.ctx, departure, &mut way);
+    way
+}
+
+/// The kernel's own routes and neighbours; about as expensive as everything else together.
+#[inline(never)]
+fn ask(context: *mut xdp_md, departure: &Departure, way: &mut Way) -> u64 {
+    let context = XdpContext::new(context);
+    let ingress = ingress(&context);
     let mut lookup = request(departure, ingress);
-    let outcome = helpers::fib_lookup(context, &mut lookup);
-    match outcome {
-        BPF_FIB_LKUP_RET_SUCCESS if lookup.ifindex == ingress => Ok(Way {
-            verdict: Verdict::ForwardedSameInterface,
-            interface: ingress,
-            macs: macs(&lookup),
-            mtu: 0,
-        }),
-        BPF_FIB_LKUP_RET_SUCCESS => match maps::own_interface(lookup.ifindex) {
-            Some(interface) => {
-                Ok(Way { verdict: Verdict::ForwardedOtherInterface, interface, macs: macs(&lookup), mtu: 0 })
+    let outcome = helpers::fib_lookup(&context, &mut lookup);
+    way.verdict = match outcome {
+        BPF_FIB_LKUP_RET_SUCCESS => {
+            way.interface = lookup.ifindex;
+            way.macs = macs(&lookup);
+            if lookup.ifindex == ingress {
+                Verdict::ForwardedSameInterface
+            } else if maps::own_interface(lookup.ifindex).is_some() {
+                Verdict::ForwardedOtherInterface
+            } else {
+                Verdict::HandedInterfaceUnknown
             }
-            None => Ok(Way::handed(Verdict::HandedInterfaceUnknown, 0)),
-        },
-        BPF_FIB_LKUP_RET_NO_NEIGH => Ok(Way::handed(Verdict::HandedNeighbourUnknown, 0)),
+        }
+        BPF_FIB_LKUP_RET_NO_NEIGH => Verdict::HandedNeighbourUnknown,
         BPF_FIB_LKUP_RET_FRAG_NEEDED => {
             // SAFETY: the kernel answers with the MTU where it had been given the length (since 5.12).
-            Ok(Way::handed(Verdict::HandedTooBig, unsafe { lookup.__bindgen_anon_1.mtu_result }))
+            way.mtu = unsafe { lookup.__bindgen_anon_1.mtu_result };
+            Verdict::HandedTooBig
         }
         BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => {
-            Err(Verdict::DroppedNoRoute)
+            Verdict::DroppedNoRoute
         }
-        BPF_FIB_LKUP_RET_FWD_DISABLED => Err(Verdict::DroppedForwardingOff),
-        _ => Ok(Way::handed(Verdict::HandedNotForwarded, 0)),
-    }
+        BPF_FIB_LKUP_RET_FWD_DISABLED => Verdict::DroppedForwardingOff,
+        _ => Verdict::HandedNotForwarded,
+    };
+    0
 }
 
 #[inline(always)]

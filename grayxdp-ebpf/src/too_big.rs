@@ -9,6 +9,7 @@ use crate::{
     link::LinkHeader,
     packet::Packet,
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, PROTOCOL_ICMP, PROTOCOL_ICMPV6},
+    route::Way,
 };
 
 /// Bytes of the packet that the answer quotes: RFC 1812 4.3.2.3 asks for as many as fit into 576 bytes. A packet that is
@@ -22,10 +23,13 @@ const HOP_LIMIT: u8 = 64;
 const TYPE_CODE_V4: u16 = 0x0304_u16.to_be();
 const TYPE_CODE_V6: u16 = 0x0200_u16.to_be();
 
-/// Turns the packet into the answer; it leaves where it came from.
+/// Turns the packet into the answer; it leaves where it came from. `mtu` in bytes.
 #[inline(always)]
-pub(crate) fn answer(context: *mut xdp_md, mtu: u32) -> Result<(), Verdict> {
-    if answer_packet(context, mtu) == 0 { Ok(()) } else { Err(Verdict::DroppedRewriteFailed) }
+pub(crate) fn answer(context: &XdpContext, mtu: u16) -> Result<Way, Verdict> {
+    if answer_packet(context.ctx, u32::from(mtu)) != 0 {
+        return Err(Verdict::DroppedRewriteFailed);
+    }
+    Ok(Way::without_hop(Verdict::AnsweredTooBig, mtu))
 }
 
 #[inline(never)]
