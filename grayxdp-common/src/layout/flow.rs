@@ -44,7 +44,7 @@ impl FlowHash {
         }
         hash = hash.wrapping_mul(key[1] | 1);
         hash ^= hash >> 32;
-        hash = hash.wrapping_mul(0x94d0_49bb_1331_11eb);
+        hash = hash.wrapping_mul(MIX);
         Self(hash ^ hash >> 29)
     }
 
@@ -59,6 +59,70 @@ impl FlowHash {
     pub const fn fingerprint(self) -> u64 {
         self.0 << 16
     }
+
+    /// The IPv4 client whose flow at this service has its entry in this bucket: the hash, undone.
+    ///
+    /// From 2¹⁶ buckets on, bucket and fingerprint leave one hash open; in smaller tables several, of which the service
+    /// tells most apart. `None` where it does not, or where the entry is none of this service's. An IPv6 client cannot be
+    /// found, and must not be looked for: some IPv4 address may fit.
+    pub const fn client_v4(
+        key: [u64; 2],
+        service: ServiceId,
+        buckets: u32,
+        bucket: u32,
+        owner: FlowOwner,
+    ) -> Option<(Address, Be16)> {
+        if buckets == 0 || bucket >= buckets {
+            return None;
+        }
+        let first = ((bucket as u64) << 32).div_ceil(buckets as u64);
+        let end = ((bucket as u64 + 1) << 32).div_ceil(buckets as u64);
+        let low = owner.0 >> 48;
+        let mut high = (first & !0xffff) | low;
+        if high < first {
+            high += 1 << 16;
+        }
+        let mut found = None;
+        while high < end {
+            let tail = Self(high << 32 | ((owner.0 >> 16) & 0xffff_ffff)).tail_v4(key);
+            if tail >> 48 == service.0 as u64 {
+                if found.is_some() {
+                    return None;
+                }
+                found = Some(Self::client_of(tail));
+            }
+            high += 1 << 16;
+        }
+        found
+    }
+
+    /// Undoes [`Self::new`] for an IPv4 client: each step backwards.
+    const fn tail_v4(self, key: [u64; 2]) -> u64 {
+        // A shift by 29 must be undone twice, one by 32 once.
+        let hash = self.0 ^ self.0 >> 29 ^ self.0 >> 58;
+        let hash = hash.wrapping_mul(inverse(MIX));
+        let hash = hash ^ hash >> 32;
+        hash.wrapping_mul(inverse(key[1] | 1)) ^ key[0]
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "shifted to the bits that are wanted")]
+    const fn client_of(tail: u64) -> (Address, Be16) {
+        (Address::from_v4_wire(tail as u32), Be16::from_wire((tail >> 32) as u16))
+    }
+}
+
+const MIX: u64 = 0x94d0_49bb_1331_11eb;
+
+/// The number that undoes the multiplication by an odd one (Newton's iteration; each step doubles the bits that are right,
+/// from three on).
+const fn inverse(odd: u64) -> u64 {
+    let mut inverse = odd;
+    let mut bits = 3;
+    while bits < 64 {
+        inverse = inverse.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inverse)));
+        bits *= 2;
+    }
+    inverse
 }
 
 /// An entry's first word: fingerprint and backend. Zero is empty.
@@ -352,6 +416,37 @@ mod tests {
                 prop_assert!(hash.bucket(buckets) < buckets);
                 prop_assert!(places.insert((hash.bucket(buckets), hash.fingerprint())));
             }
+        }
+
+        #[test]
+        fn an_ipv4_client_is_found_from_its_flows_entry(
+            client in any::<u32>(),
+            port in any::<u16>(),
+            service in 0..512u32,
+            buckets in (1u32 << 16)..(1 << 24),
+            key in any::<[u64; 2]>(),
+        ) {
+            let (client, port, service) = (Address::from_v4_wire(client), Be16::new(port), ServiceId(service));
+            let hash = FlowHash::new(key, client, port, service);
+            let owner = FlowOwner::new(hash, BackendId::from_raw(77).expect("not zero"));
+            let bucket = hash.bucket(buckets);
+            let found = |service| FlowHash::client_v4(key, service, buckets, bucket, owner);
+            prop_assert_eq!(found(service), Some((client, port)));
+            prop_assert_eq!(found(ServiceId(service.0 ^ 1)), None);
+        }
+
+        #[test]
+        fn in_a_small_table_an_ipv4_client_is_found_or_unknown_but_never_another(
+            client in any::<u32>(),
+            port in any::<u16>(),
+            buckets in 1u32..(1 << 16),
+            key in any::<[u64; 2]>(),
+        ) {
+            let (client, port, service) = (Address::from_v4_wire(client), Be16::new(port), ServiceId(9));
+            let hash = FlowHash::new(key, client, port, service);
+            let owner = FlowOwner::new(hash, BackendId::from_raw(1).expect("not zero"));
+            let found = FlowHash::client_v4(key, service, buckets, hash.bucket(buckets), owner);
+            prop_assert!(found.is_none_or(|found| found == (client, port)));
         }
 
         #[test]

@@ -30,6 +30,7 @@ pub use self::{
 };
 
 const _: () = {
+    assert!(size_of::<Address>() == 16);
     assert!(size_of::<Endpoint>() == 20);
     assert!(size_of::<OwnerBucket>() == 32);
     assert!(size_of::<ServiceEntry>() == 128);
@@ -59,7 +60,21 @@ mod pod {
         )+};
     }
     pod!(
-        BackendCounters, BackendEntry, Control, Endpoint, FlowBucket, FragmentEntry, FragmentKey, MaglevSlots, Meta,
-        NetworkKey, OwnerBucket, PoolTable, Route, ServiceEntry, SourceSlot
+        Address,
+        BackendCounters,
+        BackendEntry,
+        Control,
+        Endpoint,
+        FlowBucket,
+        FragmentEntry,
+        FragmentKey,
+        MaglevSlots,
+        Meta,
+        NetworkKey,
+        OwnerBucket,
+        PoolTable,
+        Route,
+        ServiceEntry,
+        SourceSlot
     );
 }

@@ -134,8 +134,16 @@ pub struct Counters {
 
 impl From<BackendCounters> for Counters {
     fn from(counters: BackendCounters) -> Self {
-        let BackendCounters { packets_in, bytes_in, packets_out, bytes_out, new_flows, flow_misses, untracked_flows } =
-            counters;
+        let BackendCounters {
+            packets_in,
+            bytes_in,
+            packets_out,
+            bytes_out,
+            new_flows,
+            flow_misses,
+            untracked_flows,
+            ..
+        } = counters;
         Self { new_flows, packets_in, bytes_in, packets_out, bytes_out, flow_misses, untracked_flows }
     }
 }

@@ -6,39 +6,38 @@
 //!
 //! A pure function of the set of backends: the order in which they are given does not matter.
 
-use grayxdp_common::{ids::BackendId, layout::MaglevTable, limits::MAGLEV_SLOTS};
-
-const SLOTS: usize = MAGLEV_SLOTS as usize;
+use grayxdp_common::ids::BackendId;
 
 /// A backend's walk over the slots: its own permutation of them, and how much of it is left.
 struct Walk {
     raw_id: u16,
     weight: u64,
     /// The next slot to try is the last.
-    permutation: Vec<u16>,
+    permutation: Vec<u32>,
     /// Weight that has been credited, over the rounds, and not yet been spent on a slot.
     credit: u64,
 }
 
 /// The table of a pool of backends, each with its weight and its identity: a hash of what makes the backend the same one
-/// (its address), whatever number it has in the maps. All slots are zero if no backend has a weight.
-pub fn table(pool: &[(BackendId, u32, u64)]) -> Box<MaglevTable> {
-    let mut table = Box::new(MaglevTable { slots: [0; SLOTS], reserved: [0; 3] });
+/// (its address), whatever number it has in the maps. `slots` is one of [`grayxdp_common::limits::MAGLEV_SIZES`]; each
+/// slot holds a raw [`BackendId`]. Empty if no backend has a weight.
+pub fn table(pool: &[(BackendId, u32, u64)], slots: u32) -> Vec<u16> {
     let mut sorted: Vec<_> = pool.iter().filter(|(_, weight, _)| *weight > 0).collect();
     sorted.sort_unstable_by_key(|(id, _, identity)| (*identity, id.raw()));
     let mut walks: Vec<Walk> =
-        sorted.into_iter().map(|&(id, weight, identity)| Walk::new(id, weight, identity)).collect();
+        sorted.into_iter().map(|&(id, weight, identity)| Walk::new(id, weight, identity, slots)).collect();
     // The price of a slot: the heaviest backend takes one in every round, the others as their weights allow.
     let Some(price) = walks.iter().map(|walk| walk.weight).max() else {
-        return table;
+        return Vec::new();
     };
-    let mut free = SLOTS;
+    let mut table = vec![0; slots as usize];
+    let mut free = slots;
     while free > 0 {
         for walk in &mut walks {
             walk.credit += walk.weight;
             if walk.credit >= price && free > 0 {
                 walk.credit -= price;
-                walk.take(&mut table.slots);
+                walk.take(&mut table);
                 free -= 1;
             }
         }
@@ -47,15 +46,16 @@ pub fn table(pool: &[(BackendId, u32, u64)]) -> Box<MaglevTable> {
 }
 
 impl Walk {
-    fn new(id: BackendId, weight: u32, identity: u64) -> Self {
-        Self { raw_id: id.raw(), weight: u64::from(weight), permutation: shuffled(identity), credit: 0 }
+    fn new(id: BackendId, weight: u32, identity: u64, slots: u32) -> Self {
+        Self { raw_id: id.raw(), weight: u64::from(weight), permutation: shuffled(identity, slots), credit: 0 }
     }
 
     /// Takes the next slot of the permutation that is still free.
-    fn take(&mut self, slots: &mut [u16; SLOTS]) {
+    fn take(&mut self, slots: &mut [u16]) {
         while let Some(slot) = self.permutation.pop() {
-            let slot = &mut slots[usize::from(slot)];
-            if *slot == 0 {
+            if let Some(slot) = slots.get_mut(slot as usize)
+                && *slot == 0
+            {
                 *slot = self.raw_id;
                 return;
             }
@@ -64,18 +64,18 @@ impl Walk {
 }
 
 /// All slots in an order that only the identity decides (Fisher and Yates).
-fn shuffled(identity: u64) -> Vec<u16> {
-    let mut slots: Vec<u16> = (0..=u16::MAX).take(SLOTS).collect();
+fn shuffled(identity: u64, slots: u32) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..slots).collect();
     let mut state = identity;
-    for last in (1..MAGLEV_SLOTS).rev() {
+    for last in (1..slots).rev() {
         state = mix(state);
-        slots.swap(last as usize, reduce(state, last + 1) as usize);
+        order.swap(last as usize, reduce(state, last + 1) as usize);
     }
-    slots
+    order
 }
 
 /// A step of SplitMix64 (Steele et al., OOPSLA 2014), as a one-to-one mix.
-fn mix(value: u64) -> u64 {
+pub(super) fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -91,6 +91,8 @@ fn reduce(hash: u64, bound: u32) -> u32 {
 mod tests {
     use proptest::prelude::*;
 
+    use grayxdp_common::limits::{MAGLEV_SIZES, MAGLEV_SLOTS};
+
     use super::*;
 
     type Pool = Vec<(BackendId, u32, u64)>;
@@ -103,14 +105,29 @@ mod tests {
         weights.iter().enumerate().map(backend).collect()
     }
 
-    fn count(table: &MaglevTable, id: BackendId) -> u32 {
-        u32::try_from(table.slots.iter().filter(|&&slot| slot == id.raw()).count()).expect("few")
+    fn table(pool: &[(BackendId, u32, u64)]) -> Vec<u16> {
+        super::table(pool, MAGLEV_SLOTS)
+    }
+
+    fn count(table: &[u16], id: BackendId) -> u32 {
+        u32::try_from(table.iter().filter(|&&slot| slot == id.raw()).count()).expect("few")
     }
 
     #[test]
     fn an_empty_pool_gives_an_empty_table() {
-        assert!(table(&[]).slots.iter().all(|&slot| slot == 0));
-        assert!(table(&pool(&[0, 0], 1)).slots.iter().all(|&slot| slot == 0));
+        assert!(table(&[]).is_empty());
+        assert!(table(&pool(&[0, 0], 1)).is_empty());
+    }
+
+    #[test]
+    fn every_size_is_filled_by_shares_near_the_weights() {
+        for slots in MAGLEV_SIZES {
+            let table = super::table(&pool(&[1, 3], 5), slots);
+            assert_eq!(table.len(), slots as usize);
+            let of_one = i64::try_from(table.iter().filter(|&&slot| slot == 1).count()).expect("few");
+            assert!((of_one - i64::from(slots / 4)).abs() <= 2, "{of_one} of {slots}");
+            assert!(table.iter().all(|&slot| slot != 0));
+        }
     }
 
     #[test]
@@ -122,7 +139,7 @@ mod tests {
                 let mut rest = all.clone();
                 let (gone, ..) = rest.remove(removed);
                 let after = table(&rest);
-                let others = before.slots.iter().zip(&after.slots).filter(|(old, _)| **old != gone.raw());
+                let others = before.iter().zip(&after).filter(|(old, _)| **old != gone.raw());
                 let (mut stayed, mut moved) = (0, 0);
                 others.for_each(|(old, new)| if old == new { stayed += 1 } else { moved += 1 });
                 assert!(moved * 50 <= stayed + moved, "seed {seed}, backend {removed}: {moved} of {}", stayed + moved);
@@ -134,7 +151,7 @@ mod tests {
     #[test]
     fn the_table_of_a_known_pool_begins_like_this() {
         let found = table(&pool(&[1, 2, 3], 7));
-        assert_eq!(found.slots[..16], [3, 3, 2, 3, 3, 2, 3, 2, 3, 3, 2, 2, 3, 2, 3, 3]);
+        assert_eq!(found[..16], [3, 3, 2, 3, 3, 2, 3, 2, 3, 3, 2, 2, 3, 2, 3, 3]);
     }
 
     proptest! {
@@ -146,7 +163,7 @@ mod tests {
             let pool = pool(&weights, seed);
             let table = table(&pool);
             let sum: u32 = weights.iter().sum();
-            prop_assert!(table.slots.iter().all(|&slot| slot != 0));
+            prop_assert!(table.iter().all(|&slot| slot != 0));
             for (id, weight, _) in pool {
                 let (found, exact) = (f64::from(count(&table, id)), f64::from(weight * MAGLEV_SLOTS) / f64::from(sum));
                 prop_assert!((found - exact).abs() <= 2.0, "{:?}: {} for {}", id, found, exact);
@@ -158,9 +175,9 @@ mod tests {
             let pool = pool(&weights, seed);
             let mut turned = pool.clone();
             turned.rotate_left(turn % weights.len());
-            prop_assert_eq!(table(&pool).slots, table(&turned).slots);
+            prop_assert_eq!(table(&pool), table(&turned));
             turned.reverse();
-            prop_assert_eq!(table(&pool).slots, table(&turned).slots);
+            prop_assert_eq!(table(&pool), table(&turned));
         }
 
         #[test]
@@ -169,7 +186,7 @@ mod tests {
             let renumber = |id: BackendId| BackendId::from_raw(id.raw() + 1000).expect("not zero");
             let renumbered: Pool = pool.iter().map(|&(id, weight, identity)| (renumber(id), weight, identity)).collect();
             let (one, other) = (table(&pool), table(&renumbered));
-            prop_assert!(one.slots.iter().zip(&other.slots).all(|(a, b)| a + 1000 == *b));
+            prop_assert!(one.iter().zip(&other).all(|(a, b)| a + 1000 == *b));
         }
     }
 }

@@ -2,4 +2,5 @@
 
 pub mod controller;
 pub mod maglev;
+pub mod owners;
 pub mod schedule;

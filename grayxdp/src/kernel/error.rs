@@ -92,7 +92,7 @@ pub enum KernelError {
     },
     /// One XDP program for each device.
     #[error(
-        "interface `{name}` already has an XDP program that is not grayxdp's. See `ip -details link show {name}`; take it off first (`ip link set dev {name} xdp off`, or stop its owner)."
+        "interface `{name}` already has an XDP program that is not grayxdp's. See `ip -details link show {name}`; take it off first: stop its owner, or `ip link set dev {name} xdp off`; where `bpftool link` shows an xdp link on the device, its owner or a pin holds it, and only that can let go."
     )]
     InterfaceBusy {
         /// Device.
@@ -111,6 +111,26 @@ pub enum KernelError {
         wanted: &'static str,
         /// Folder of the pins.
         path: PathBuf,
+    },
+    /// The running program's maps are not where its agent left them.
+    #[error(
+        "cannot open map {map} of the running program {program}, pinned at {path}: {reason}. Without it, connections cannot be kept: run `grayxdp detach --bpffs {path}`, then start again (connections will break)."
+    )]
+    FormerMaps {
+        /// Folder of the pins.
+        path: PathBuf,
+        /// Which one.
+        map: String,
+        /// Number of the program.
+        program: u32,
+        /// The kernel's words.
+        reason: String,
+    },
+    /// Source addresses that no place can be found for.
+    #[error("source addresses of `full-nat`: {reason}.")]
+    Sources {
+        /// What is wrong and what to do.
+        reason: String,
     },
     /// Attaching failed otherwise.
     #[error("cannot attach to interface `{name}`: {reason}. `dmesg` may say more (MTU, queues, LRO).")]
@@ -137,6 +157,14 @@ pub enum KernelError {
         limit: u32,
         /// Folder of the pins.
         path: PathBuf,
+    },
+    /// A reply must tell whose it is.
+    #[error(
+        "backend {address} is there twice: each may be in one pool of one service only. Take one out, or give the server a second address or port."
+    )]
+    BackendTwice {
+        /// Where it listens.
+        address: std::net::SocketAddr,
     },
     /// A map operation failed.
     #[error("cannot {what}: {reason}")]

@@ -1,4 +1,4 @@
-//! Which device a pinned link is attached to; aya does not say.
+//! What a pinned link is attached to, and which program it runs; aya does not tell the device.
 
 use std::{
     ffi::CString,
@@ -21,11 +21,20 @@ struct ObjGetAttributes {
     file_flags: u32,
 }
 
-/// The device's index; 0 for a link whose device is gone, `None` where there is no link at this path.
-pub(super) fn ifindex(pin: &Path) -> Option<u32> {
+/// What the kernel tells of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LinkInfo {
+    /// Index of the device; 0 where that is gone.
+    pub(super) interface: u32,
+    /// Number of the program.
+    pub(super) program: u32,
+}
+
+/// `None` where there is no link at this path, or none that can be read.
+pub(super) fn read(pin: &Path) -> Option<LinkInfo> {
     let link = open(pin)?;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd())).ok()?;
-    ifindex_in(&info)
+    parse(&info)
 }
 
 fn open(pin: &Path) -> Option<OwnedFd> {
@@ -38,8 +47,9 @@ fn open(pin: &Path) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn ifindex_in(info: &str) -> Option<u32> {
-    info.lines().find_map(|line| line.strip_prefix("ifindex:"))?.trim().parse().ok()
+fn parse(info: &str) -> Option<LinkInfo> {
+    let number = |key: &str| info.lines().find_map(|line| line.strip_prefix(key))?.trim().parse().ok();
+    Some(LinkInfo { interface: number("ifindex:")?, program: number("prog_id:")? })
 }
 
 #[cfg(test)]
@@ -47,9 +57,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_device_is_read_from_the_descriptors_page() {
-        assert_eq!(ifindex_in("pos:\t0\nlink_type:\txdp\nprog_id:\t7\nifindex:\t12\n"), Some(12));
-        assert_eq!(ifindex_in("link_type:\txdp\nifindex:\t0\n"), Some(0));
-        assert_eq!(ifindex_in("pos:\t0\n"), None);
+    fn device_and_program_are_read_from_the_descriptors_page() {
+        let info = |interface, program| Some(LinkInfo { interface, program });
+        let page = "pos:\t0\nlink_type:\txdp\nlink_id:\t3\nprog_tag:\tab\nprog_id:\t7\nifindex:\t12\n";
+        assert_eq!(parse(page), info(12, 7));
+        assert_eq!(parse("link_type:\txdp\nprog_id:\t8\nifindex:\t0\n"), info(0, 8));
+        assert_eq!(parse("pos:\t0\n"), None);
     }
 }

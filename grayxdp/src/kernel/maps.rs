@@ -1,110 +1,256 @@
-//! Typed reads and writes of the maps. Knows their layout, not what the values are for.
-
-use std::{
-    os::fd::AsFd,
-    ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering},
-};
+//! The maps of a loaded program: typed reads and writes, and the order of stores that keeps every packet right. Knows
+//! their layout, not what the values are for.
+//!
+//! What packets read while it changes is a memory map ([`Mapped`]); a value of more than one word is written beside the
+//! one in use, and one store points the program to it. Memory that it was pointed away from is written again only after
+//! no packet can still be reading it ([`Grace`]).
 
 use aya::{
     Ebpf,
-    maps::{Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{
+        Array, DevMapHash, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie, lpm_trie::LpmTrie,
+    },
 };
 use grayxdp_common::{
-    LAYOUT_VERSION,
-    ids::{BackendId, ServiceId, Version},
-    layout::{BackendCounters, BackendEntry, Endpoint, EndpointOwner, MaglevTable, Meta, ServiceEntry},
-    limits::{BACKENDS_MAX, SERVICES_MAX, WEIGHT_SLOTS},
+    ids::{BackendId, ServiceId},
+    layout::{
+        Address, BackendCounters, BackendEntry, Control, Endpoint, IdleTicks, MaglevSlots, Meta, NetworkKey, NextHop,
+        OwnerBucket, Owners, PoolTable, Route, ServiceEntry,
+    },
+    limits::{OWNER_BUCKETS, ROUTES_MAX},
     verdict::Verdict,
-    weight::{Threshold, Weight, weight_slot},
-};
-use rustix::mm::{MapFlags, ProtFlags};
-
-use super::{
-    KernelError,
-    inventory::{BackendSlot, Pinned},
+    weight::Threshold,
 };
 
-/// Names of all maps of the program.
-pub(super) const MAPS: [&str; 10] =
-    ["META", "ENDPOINTS", "SERVICES", "WEIGHTS", "POOLS", "BACKENDS", "FLOWS", "INTERFACES", "VERDICTS", "COUNTERS"];
+use super::{KernelError, flows::FlowTable, grace::Grace, mapped::Mapped, pools::Change, slots::SourceSlots};
+use crate::decide::owners::OwnerTable;
+
+/// Maps that outlive programs; pinned under their names.
+pub(super) const STATE_MAPS: [&str; 4] = ["META", "FLOWS", "VERDICTS", "COUNTERS"];
+/// Maps of one program that the next agent reads; pinned under their names and the program's number.
+pub(super) const INVENTORY_MAPS: [&str; 6] = ["CONTROL", "SERVICES", "WEIGHTS", "BACKENDS", "SOURCES", "SOURCE_SLOTS"];
+
+// Words of values that are changed under a running program.
+const CONTROL_ROUTES: usize = std::mem::offset_of!(Control, routes) / 8;
+const CONTROL_IDLE: usize = std::mem::offset_of!(Control, idle_ticks) / 8;
+const CONTROL_TRACE: usize = std::mem::offset_of!(Control, trace_one_in) / 8;
+const SERVICE_FLAGS: usize = std::mem::offset_of!(ServiceEntry, flags) / 8;
+const SERVICE_DSCP: usize = std::mem::offset_of!(ServiceEntry, dscp_pins) / 8;
+const BACKEND_FLAGS: usize = std::mem::offset_of!(BackendEntry, flags) / 8;
+const BACKEND_HOP: usize = std::mem::offset_of!(BackendEntry, next_hop) / 8;
+const HOP_INTERFACE: usize = std::mem::offset_of!(NextHop, interface) / 8;
+
+const _: () = {
+    assert!(std::mem::offset_of!(Control, owners) == 0);
+    assert!(std::mem::offset_of!(Control, idle_ticks) % 8 == 0 && size_of::<IdleTicks>() == 8);
+    assert!(std::mem::offset_of!(Control, trace_service) / 8 == CONTROL_TRACE);
+    assert!(std::mem::offset_of!(ServiceEntry, dscp_pins) % 8 == 0);
+    assert!(std::mem::offset_of!(BackendEntry, endpoint) + std::mem::offset_of!(Endpoint, protocol) == 18);
+    assert!(BACKEND_FLAGS == 2 && std::mem::offset_of!(BackendEntry, service) / 8 == BACKEND_FLAGS);
+    assert!(std::mem::offset_of!(BackendEntry, next_hop) % 8 == 0 && HOP_INTERFACE == 2);
+};
 
 /// All maps that the agent reads or writes.
 pub(super) struct Maps {
     meta: Array<MapData, Meta>,
-    endpoints: HashMap<MapData, Endpoint, EndpointOwner>,
-    services: Array<MapData, ServiceEntry>,
-    weights: WeightMap,
-    pools: ArrayOfMaps<MapData, Array<MapData, MaglevTable>>,
-    backends: Array<MapData, BackendEntry>,
+    control: Mapped<Control>,
+    owners: Mapped<OwnerBucket>,
+    services: Mapped<ServiceEntry>,
+    weights: Mapped<u64>,
+    pools: Mapped<PoolTable>,
+    tables: Mapped<MaglevSlots>,
+    backends: Mapped<BackendEntry>,
+    pins: LpmTrie<MapData, NetworkKey, u32>,
+    ranges: LpmTrie<MapData, NetworkKey, u32>,
+    routes: Mapped<Route>,
+    sources: Mapped<Address>,
     interfaces: DevMapHash<MapData>,
     verdicts: PerCpuArray<MapData, u64>,
     counters: PerCpuArray<MapData, BackendCounters>,
+    grace: Grace,
+    pub(super) slots: SourceSlots,
+    pub(super) flows: FlowTable,
+    pub(super) events: Option<RingBuf<MapData>>,
 }
 
 impl Maps {
     /// Takes the maps out of a loaded object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        let mut map = |name: &'static str| {
-            ebpf.take_map(name).ok_or(KernelError::Map { what: "find a map of the program", reason: name.to_owned() })
-        };
-        let wrong = KernelError::map::<MapError>("use a map of the program");
-        let weights = WeightMap::new(map("WEIGHTS")?)?;
-        let take = || -> Result<Self, MapTakeError> {
-            Ok(Self {
-                meta: map("META")?.try_into()?,
-                endpoints: map("ENDPOINTS")?.try_into()?,
-                services: map("SERVICES")?.try_into()?,
-                weights,
-                pools: map("POOLS")?.try_into()?,
-                backends: map("BACKENDS")?.try_into()?,
-                interfaces: map("INTERFACES")?.try_into()?,
-                verdicts: map("VERDICTS")?.try_into()?,
-                counters: map("COUNTERS")?.try_into()?,
-            })
-        };
-        take().map_err(|error| match error {
-            MapTakeError::Missing(error) => error,
-            MapTakeError::Wrong(error) => wrong(error),
+        fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, KernelError> {
+            T::try_from(map).map_err(KernelError::map("use a map of the program"))
+        }
+        fn mapped<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Mapped<T>, KernelError> {
+            Mapped::new(name, &array(name, take(ebpf, name)?)?)
+        }
+        Ok(Self {
+            meta: typed(take(ebpf, "META")?)?,
+            control: mapped(ebpf, "CONTROL")?,
+            owners: mapped(ebpf, "OWNERS")?,
+            services: mapped(ebpf, "SERVICES")?,
+            weights: mapped(ebpf, "WEIGHTS")?,
+            pools: mapped(ebpf, "POOLS")?,
+            tables: mapped(ebpf, "TABLES")?,
+            backends: mapped(ebpf, "BACKENDS")?,
+            pins: typed(take(ebpf, "PINS")?)?,
+            ranges: typed(take(ebpf, "RANGES")?)?,
+            routes: mapped(ebpf, "ROUTES")?,
+            sources: mapped(ebpf, "SOURCES")?,
+            interfaces: typed(take(ebpf, "INTERFACES")?)?,
+            verdicts: typed(take(ebpf, "VERDICTS")?)?,
+            counters: typed(take(ebpf, "COUNTERS")?)?,
+            grace: Grace::default(),
+            slots: SourceSlots::new(&array("SOURCE_SLOTS", take(ebpf, "SOURCE_SLOTS")?)?)?,
+            flows: FlowTable::new(&array("FLOWS", take(ebpf, "FLOWS")?)?)?,
+            events: Some(typed(take(ebpf, "EVENTS")?)?),
         })
     }
 
-    /// What the maps hold from a former agent.
-    pub(super) fn pinned(&self) -> Result<Pinned, KernelError> {
-        let mut pinned = Pinned::default();
-        for id in 0..SERVICES_MAX {
-            let entry = self.services.get(&id, 0).map_err(KernelError::map("read the services"))?;
-            if entry.shard_count != 0 {
-                pinned.services.push((ServiceId(id), entry.endpoint));
-            }
-        }
-        for raw in 1..BACKENDS_MAX {
-            let entry = self.backends.get(&raw, 0).map_err(KernelError::map("read the backends"))?;
-            if let Some(id) = u16::try_from(raw).ok().and_then(BackendId::from_raw)
-                && entry.endpoint.protocol != 0
-            {
-                pinned.backends.push((id, entry));
-            }
-        }
-        Ok(pinned)
+    /// Packets come from now on. Returns when none is under way in a former program any more.
+    pub(super) fn go_live(&mut self) {
+        self.grace.go_live();
+        self.grace.begin();
+        self.grace.wait();
     }
 
-    /// Says that the maps are whole and of this layout.
-    pub(super) fn mark_filled(&mut self) -> Result<(), KernelError> {
-        let meta = Meta { layout_version: LAYOUT_VERSION, reserved: 0 };
+    /// Says what the pins are: they are whole from now on.
+    pub(super) fn set_meta(&mut self, meta: Meta) -> Result<(), KernelError> {
         self.meta.set(0, meta, 0).map_err(KernelError::map("mark the maps as filled"))
     }
 
-    /// Writes a backend, and makes its replies known.
-    pub(super) fn set_backend(&mut self, id: BackendId, entry: BackendEntry) -> Result<(), KernelError> {
-        let owner = EndpointOwner { kind: grayxdp_common::layout::OWNER_BACKEND, id: id.raw().into() };
-        self.backends.set(id.raw().into(), entry, 0).map_err(KernelError::map("write a backend"))?;
-        self.endpoints.insert(entry.endpoint, owner, 0).map_err(KernelError::map("write a backend's endpoint"))
+    /// Writes what holds for all services. Only while no packet comes.
+    pub(super) fn set_control(&self, control: &Control) {
+        self.control.store(0, control);
     }
 
-    /// Forgets the backend that had this number before, its counters included.
-    pub(super) fn clear_backend(&mut self, id: BackendId, former: &BackendEntry) -> Result<(), KernelError> {
-        self.remove_endpoint(&former.endpoint)?;
+    /// Makes another table of owners the one in use.
+    pub(super) fn set_owners(&mut self, table: &OwnerTable) {
+        let in_use = Owners(self.control_word(0)).table();
+        let next = Owners::new(1 - in_use, table.owners.0);
+        self.grace.wait();
+        for (index, bucket) in (next.table() * OWNER_BUCKETS..).zip(&table.buckets) {
+            self.owners.store(index, bucket);
+        }
+        self.control.store_word(0, 0, next.0);
+        self.grace.begin();
+    }
+
+    /// Writes new tables of a service, and points both versions to them.
+    pub(super) fn set_tables(&mut self, service: ServiceId, change: &Change) {
+        self.grace.wait();
+        for (first, groups) in &change.groups {
+            for (index, group) in (*first..).zip(groups) {
+                self.tables.store(index, group);
+            }
+        }
+        for (index, word) in (service.0 * 2..).zip(change.words) {
+            self.pools.store_word(index, 0, word.0);
+        }
+        self.grace.begin();
+    }
+
+    /// Makes another list of routes the one in use: at most [`ROUTES_MAX`], the first that covers an address counts.
+    pub(super) fn set_routes(&mut self, routes: &[Route]) {
+        let word = self.control_word(CONTROL_ROUTES);
+        let table = 1 - (word >> 32 & 1);
+        self.grace.wait();
+        let mut count = 0;
+        for (index, route) in (0..ROUTES_MAX).zip(routes) {
+            self.routes.store(u32::try_from(table).unwrap_or(0) * ROUTES_MAX + index, route);
+            count += 1;
+        }
+        self.control.store_word(0, CONTROL_ROUTES, word & u64::from(u32::MAX) | (table | count << 8) << 32);
+        self.grace.begin();
+    }
+
+    /// Changes how long flows may be idle.
+    pub(super) fn set_idle(&self, idle_ticks: IdleTicks) {
+        self.control.store_word_of(0, CONTROL_IDLE, &Control { idle_ticks, ..Control::default() });
+    }
+
+    /// Changes what is traced.
+    pub(super) fn set_trace(&self, one_in: u32, service: u32) {
+        let control = Control { trace_one_in: one_in, trace_service: service, ..Control::default() };
+        self.control.store_word_of(0, CONTROL_TRACE, &control);
+    }
+
+    fn control_word(&self, nth: usize) -> u64 {
+        self.control.word(0, nth).map_or(0, |word| word.load(std::sync::atomic::Ordering::Relaxed))
+    }
+
+    /// Writes a service. Only while no packet comes.
+    pub(super) fn set_service(&self, id: ServiceId, entry: &ServiceEntry) {
+        self.services.store(id.0, entry);
+    }
+
+    /// Changes a service's pins but for its networks, each word by one store.
+    pub(super) fn set_service_pins(&self, id: ServiceId, entry: &ServiceEntry) {
+        for nth in [SERVICE_DSCP, SERVICE_DSCP + 1, SERVICE_FLAGS] {
+            self.services.store_word_of(id.0, nth, entry);
+        }
+    }
+
+    /// A shard's weight, by its place in the map.
+    pub(super) fn threshold(&self, slot: u32) -> Option<Threshold> {
+        self.weights.load(slot).map(Threshold::from_raw)
+    }
+
+    /// Changes a shard's weight by one store.
+    pub(super) fn set_threshold(&self, slot: u32, threshold: Threshold) {
+        self.weights.store_word(slot, 0, threshold.raw());
+    }
+
+    /// Writes a backend that nothing in the maps names yet.
+    pub(super) fn set_backend(&self, id: BackendId, entry: &BackendEntry) {
+        self.backends.store(id.raw().into(), entry);
+    }
+
+    /// Changes service, version and flags of a backend by one store; its endpoint stays.
+    pub(super) fn set_backend_standing(&self, id: BackendId, entry: &BackendEntry) {
+        self.backends.store_word_of(id.raw().into(), BACKEND_FLAGS, entry);
+    }
+
+    /// Changes the way to a backend. Between the stores, packets ask the kernel.
+    pub(super) fn set_next_hop(&self, id: BackendId, entry: &BackendEntry) {
+        let index = id.raw().into();
+        self.backends.store_word(index, BACKEND_HOP + HOP_INTERFACE, 0);
+        for nth in [BACKEND_HOP, BACKEND_HOP + 1, BACKEND_HOP + HOP_INTERFACE] {
+            self.backends.store_word_of(index, nth, entry);
+        }
+    }
+
+    /// Writes a source address.
+    pub(super) fn set_source(&self, index: u32, address: Address) {
+        self.sources.store(index, &address);
+    }
+
+    /// Pins a network of a service to a version, by its number.
+    pub(super) fn set_pin(&mut self, (prefix_len, key): (u32, NetworkKey), version: u32) -> Result<(), KernelError> {
+        let key = lpm_trie::Key::new(prefix_len, key);
+        self.pins.insert(&key, version, 0).map_err(KernelError::map("write a pinned network"))
+    }
+
+    /// Forgets a pinned network.
+    pub(super) fn remove_pin(&mut self, (prefix_len, key): (u32, NetworkKey)) -> Result<(), KernelError> {
+        match self.pins.remove(&lpm_trie::Key::new(prefix_len, key)) {
+            Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            Err(error) => Err(KernelError::map("remove a pinned network")(error)),
+        }
+    }
+
+    /// Puts a network of a service into a shard.
+    pub(super) fn set_range(&mut self, (prefix_len, key): (u32, NetworkKey), shard: u32) -> Result<(), KernelError> {
+        let key = lpm_trie::Key::new(prefix_len, key);
+        self.ranges.insert(&key, shard, 0).map_err(KernelError::map("write a network of a shard"))
+    }
+
+    /// Lets packets leave by an interface.
+    pub(super) fn add_interface(&mut self, index: u32) -> Result<(), KernelError> {
+        self.interfaces.insert(index, index, None, 0).map_err(KernelError::map("write an interface"))
+    }
+
+    /// Lets a backend's counters begin anew.
+    pub(super) fn clear_counters(&mut self, id: BackendId) -> Result<(), KernelError> {
         let cpus =
             aya::util::nr_cpus().map_err(|(_, error)| KernelError::io("read", "/sys/devices/system/cpu")(error))?;
         let zero = PerCpuValues::try_from(vec![BackendCounters::default(); cpus])
@@ -112,73 +258,9 @@ impl Maps {
         self.counters.set(id.raw().into(), zero, 0).map_err(KernelError::map("reset a backend's counters"))
     }
 
-    /// Swaps the Maglev table of a version, as a whole.
-    pub(super) fn set_pool(
-        &mut self,
-        service: ServiceId,
-        version: Version,
-        table: &MaglevTable,
-    ) -> Result<(), KernelError> {
-        let mut inner =
-            Array::<MapData, MaglevTable>::create(1, 0).map_err(KernelError::map("create a Maglev table"))?;
-        inner.set(0, *table, 0).map_err(KernelError::map("fill a Maglev table"))?;
-        self.pools.set(service.pool(version), &inner, 0).map_err(KernelError::map("swap a Maglev table"))
-    }
-
-    /// Writes a service, and makes it known: the last step before clients' packets are taken.
-    pub(super) fn set_service(&mut self, id: ServiceId, entry: ServiceEntry) -> Result<(), KernelError> {
-        let owner = EndpointOwner { kind: grayxdp_common::layout::OWNER_SERVICE, id: id.0 };
-        self.services.set(id.0, entry, 0).map_err(KernelError::map("write a service"))?;
-        self.endpoints.insert(entry.endpoint, owner, 0).map_err(KernelError::map("write a service's endpoint"))
-    }
-
-    /// Takes a service off: its packets pass from now on.
-    pub(super) fn remove_service(&mut self, id: ServiceId, endpoint: &Endpoint) -> Result<(), KernelError> {
-        self.remove_endpoint(endpoint)?;
-        let nobody = Endpoint::new(std::net::IpAddr::from([0; 4]).into(), grayxdp_common::ids::Be16::new(0), 0);
-        let unused = ServiceEntry { hash_key: [0; 2], endpoint: nobody, key: 0, shard_count: 0, udp_idle_ticks: 0 };
-        self.services.set(id.0, unused, 0).map_err(KernelError::map("clear a service"))
-    }
-
-    fn remove_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), KernelError> {
-        match self.endpoints.remove(endpoint) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            Err(error) => Err(KernelError::map("remove an endpoint")(error)),
-        }
-    }
-
-    /// Lets packets leave by exactly these interfaces.
-    pub(super) fn set_interfaces(&mut self, wanted: &[u32]) -> Result<(), KernelError> {
-        let former: Vec<u32> = self.interfaces.keys().filter_map(Result::ok).collect();
-        for &index in wanted {
-            self.interfaces.insert(index, index, None, 0).map_err(KernelError::map("write an interface"))?;
-        }
-        for index in former.into_iter().filter(|index| !wanted.contains(index)) {
-            self.interfaces.remove(index).map_err(KernelError::map("remove an interface"))?;
-        }
-        Ok(())
-    }
-
-    /// The weight of a service's shards, all of which have the same; `None` where it is none that an agent wrote.
-    pub(super) fn weight(&self, service: ServiceId) -> Option<Weight> {
-        let slot = weight_slot(service, grayxdp_common::ids::ShardId(0))?;
-        self.weights.load(slot)?.weight()
-    }
-
-    /// Gives all shards of a service one weight, each by one aligned store. Cannot fail halfway.
-    pub(super) fn set_weight(&self, service: ServiceId, shard_count: u32, weight: Weight) {
-        for shard in 0..shard_count {
-            if let Some(slot) = weight_slot(service, grayxdp_common::ids::ShardId(shard)) {
-                self.weights.store(slot, weight.threshold());
-            }
-        }
-    }
-
     /// Counters of a backend, summed over the CPUs.
-    pub(super) fn counters(&self, slot: &BackendSlot) -> Result<BackendCounters, KernelError> {
-        let values =
-            self.counters.get(&slot.id.raw().into(), 0).map_err(KernelError::map("read a backend's counters"))?;
+    pub(super) fn counters(&self, id: BackendId) -> Result<BackendCounters, KernelError> {
+        let values = self.counters.get(&id.raw().into(), 0).map_err(KernelError::map("read a backend's counters"))?;
         Ok(values.iter().fold(BackendCounters::default(), |sum, &one| sum.plus(one)))
     }
 
@@ -192,74 +274,14 @@ impl Maps {
     }
 }
 
-/// Two kinds of errors on the way to a typed map.
-enum MapTakeError {
-    Missing(KernelError),
-    Wrong(MapError),
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+    ebpf.take_map(name).ok_or(KernelError::Map { what: "find a map of the program", reason: name.to_owned() })
 }
 
-impl From<KernelError> for MapTakeError {
-    fn from(error: KernelError) -> Self {
-        Self::Missing(error)
-    }
-}
-
-impl From<MapError> for MapTakeError {
-    fn from(error: MapError) -> Self {
-        Self::Wrong(error)
-    }
-}
-
-/// The weight map, as memory: a system call's copy is not promised to be one store.
-struct WeightMap {
-    slots: NonNull<AtomicU64>,
-}
-
-// SAFETY: shared memory of atomics; no thread owns it.
-unsafe impl Send for WeightMap {}
-
-impl WeightMap {
-    const BYTES: usize = WEIGHT_SLOTS as usize * size_of::<u64>();
-
-    fn new(map: Map) -> Result<Self, KernelError> {
-        let Map::Array(data) = map else {
-            return Err(KernelError::Map { what: "use the weight map", reason: "it is not an array".to_owned() });
-        };
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice; the kernel refuses a map that is shorter.
-        let memory = unsafe {
-            rustix::mm::mmap(std::ptr::null_mut(), Self::BYTES, protection, MapFlags::SHARED, data.fd().as_fd(), 0)
-        };
-        let memory = memory.map_err(KernelError::map("map the weights into memory"))?;
-        let slots = NonNull::new(memory.cast()).ok_or(KernelError::Map {
-            what: "map the weights into memory",
-            reason: "the kernel gave address zero".to_owned(),
-        })?;
-        Ok(Self { slots })
-    }
-
-    fn slot(&self, slot: u32) -> Option<&AtomicU64> {
-        if slot >= WEIGHT_SLOTS {
-            return None;
-        }
-        // SAFETY: within the mapping, page-aligned at its start, and only ever accessed as aligned 8-byte words.
-        Some(unsafe { self.slots.add(slot as usize).as_ref() })
-    }
-
-    fn load(&self, slot: u32) -> Option<Threshold> {
-        self.slot(slot).map(|slot| Threshold::from_raw(slot.load(Ordering::Relaxed)))
-    }
-
-    fn store(&self, slot: u32, threshold: Threshold) {
-        if let Some(slot) = self.slot(slot) {
-            slot.store(threshold.raw(), Ordering::Release);
-        }
-    }
-}
-
-impl Drop for WeightMap {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`; no reference to it outlives `self`. It fails only for a wrong range.
-        let _ = unsafe { rustix::mm::munmap(self.slots.as_ptr().cast(), Self::BYTES) };
+/// The data of an array map.
+pub(super) fn array(name: &'static str, map: Map) -> Result<MapData, KernelError> {
+    match map {
+        Map::Array(data) => Ok(data),
+        _ => Err(KernelError::Map { what: "use a map of the program", reason: format!("{name} is no array") }),
     }
 }

@@ -1,41 +1,58 @@
 //! The kernel side as the agent sees it: [`DataPlane`]. The only importer of aya; decides nothing.
 //!
-//! Everything is pinned under one folder, so that traffic goes on when the agent does not. Order at start: check, lock,
-//! load, reconcile the maps, attach; a program never runs on maps that are half filled.
+//! State outlives every program: flow table, counters, verdicts and links are pinned under one folder, so that traffic
+//! goes on when the agent does not. All other maps are one program's own. A new agent checks what can be refused, reads
+//! what the running program has, loads a new program with maps of its own, fills them completely, and only then points
+//! the links to it ([`DataPlane::attach`]). Up to that moment nothing that packets read has changed.
 
+mod attach;
+mod entries;
 mod error;
+mod events;
+mod fill;
+mod flows;
+mod former;
+mod grace;
+mod handover;
 mod inventory;
 mod link_info;
+mod live;
 mod load;
+mod mapped;
 mod maps;
+mod netlink;
+mod observe;
 mod pins;
+mod pools;
 mod preflight;
+mod setup;
+mod slots;
+mod sources;
 
 use std::{
-    net::SocketAddr,
+    collections::HashMap,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
-use aya::{Ebpf, programs::TestRun as _, programs::links::PinnedLink};
+use aya::{Ebpf, programs::links::PinnedLink};
 use grayxdp_common::{
-    ids::Version,
-    layout::{BackendCounters, FLOW_TICK_SHIFT, KEY_CONNECTION, KEY_SOURCE_IP, ServiceEntry},
-    limits::{BACKENDS_MAX, SERVICES_MAX},
-    verdict::Verdict,
+    ids::BackendId,
+    layout::{Address, NextHop},
     weight::Weight,
 };
-use siphasher::sip::SipHasher13;
 
-pub use self::{error::KernelError, pins::AttachedMode};
-use self::{
-    inventory::{Full, Inventory},
-    maps::Maps,
-    pins::Pins,
-    preflight::Interface,
-};
-use crate::{
-    config::{Config, Key, ServiceConfig, XdpMode},
-    decide::maglev,
+use self::{attach::Plan, fill::Blueprint, former::Former, handover::Survival, maps::Maps, pins::Pins};
+pub use self::{
+    error::KernelError,
+    events::TraceEvents,
+    flows::{Census, Flow},
+    observe::{BackendReading, TestOutcome},
+    pins::AttachedMode,
+    setup::{
+        BackendSetup, ForwardMode, Network, PinRules, ServiceSetup, Setup, Shards, SourcePorts, Standing, WhenEmpty,
+        idle_ticks,
+    },
 };
 
 /// An interface that the program runs on.
@@ -47,19 +64,6 @@ pub struct Attachment {
     pub mode: AttachedMode,
 }
 
-/// What the kernel counted for a backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackendReading {
-    /// Index into the config's services.
-    pub service: usize,
-    /// The version that it serves.
-    pub version: Version,
-    /// Where it serves.
-    pub address: SocketAddr,
-    /// Since it was first seen; over all CPUs.
-    pub counters: BackendCounters,
-}
-
 /// What [`detach`] took down.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DetachReport {
@@ -67,51 +71,70 @@ pub struct DetachReport {
     pub interfaces: Vec<String>,
 }
 
-/// How a packet fared in [`DataPlane::test_run`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TestOutcome {
-    /// XDP action number.
-    pub action: u32,
-    /// The packet afterwards.
-    pub packet: Vec<u8>,
-}
-
 /// The loaded program and its maps, held by one agent.
 pub struct DataPlane {
     ebpf: Ebpf,
+    /// Number of the program.
+    program: u32,
     maps: Maps,
     pins: Pins,
-    inventory: Inventory,
-    shard_counts: Vec<u32>,
-    interfaces: Vec<Interface>,
-    mode: XdpMode,
-    /// Of the config, for messages.
-    bpffs: PathBuf,
+    setup: Setup,
+    blueprint: Blueprint,
+    former: Former,
+    /// Taken by [`DataPlane::attach`].
+    plan: Option<Plan>,
+    flow_key: [u64; 2],
     /// Whether this agent made the pins: then nothing but it needs them should it fail to attach.
     fresh: bool,
     links: Vec<PinnedLink>,
+    /// As last told.
+    next_hops: HashMap<Address, NextHop>,
+    /// When each backend that left got its last new flow at the latest.
+    retired_at: HashMap<BackendId, Instant>,
+    /// The last sweep, and when it began.
+    census: Option<(Instant, Census)>,
 }
 
 impl DataPlane {
-    /// Checks the host, loads the program, takes a former agent's maps over, and makes them say what the config says.
-    /// Attaches nothing; weights of services that the maps knew stay as they are, those of new ones are zero.
+    /// Checks the host, reads what the running program has, loads a new program, and fills its maps. Attaches nothing and
+    /// changes nothing that packets read. Services of the running program keep their weights, those of new ones are zero.
     ///
     /// # Errors
     /// Any [`KernelError`]; running traffic is left as it was.
-    pub fn open(config: &Config) -> Result<Self, KernelError> {
-        let interfaces = preflight::check(config)?;
-        let bpffs = config.agent.bpffs.clone();
-        let pins = Pins::claim(&bpffs)?;
-        let taken_over = load::inspect(&pins, &bpffs, config.agent.max_flows)?;
-        match Self::load_and_fill(config, &pins, &interfaces) {
-            Ok((ebpf, maps, inventory)) => {
-                let shard_counts = config.services.iter().map(|service| service.shard_count).collect();
-                let mode = config.agent.xdp_mode;
-                let (fresh, links) = (!taken_over, Vec::new());
-                Ok(Self { ebpf, maps, pins, inventory, shard_counts, interfaces, mode, bpffs, fresh, links })
-            }
+    pub fn open(setup: impl Into<Setup>) -> Result<Self, KernelError> {
+        let setup = setup.into();
+        let interfaces = preflight::check(&setup)?;
+        let pins = Pins::claim(&setup.bpffs)?;
+        let meta = load::inspect(&pins, &setup.bpffs, setup.max_flows)?;
+        let plan = Plan::new(&interfaces, pins.links()?);
+        plan.check(&setup.bpffs, setup.xdp_mode)?;
+        let programs = plan.programs(&pins.programs()?);
+        // Of agents that died before they attached.
+        pins.remove_programs_but(&programs)?;
+        let former = Former::read(&pins, &setup.bpffs, &programs)?;
+        let blueprint = Blueprint::new(&setup, &former)?;
+        let fresh = meta.is_none();
+        let opened = Self::load_and_fill(&setup, &pins, &interfaces, blueprint, meta, programs.is_empty());
+        match opened {
+            Ok((ebpf, program, maps, blueprint, flow_key)) => Ok(Self {
+                ebpf,
+                program,
+                maps,
+                pins,
+                setup,
+                blueprint,
+                former,
+                plan: Some(plan),
+                flow_key,
+                fresh,
+                links: Vec::new(),
+                next_hops: HashMap::new(),
+                retired_at: HashMap::new(),
+                census: None,
+            }),
             Err(error) => {
-                if !taken_over && let Err(cleanup) = pins.remove_all() {
+                let cleaned = if fresh { pins.remove_all() } else { pins.remove_programs_but(&programs) };
+                if let Err(cleanup) = cleaned {
                     tracing::warn!(%cleanup, "pins_left_behind");
                 }
                 Err(error)
@@ -120,111 +143,123 @@ impl DataPlane {
     }
 
     fn load_and_fill(
-        config: &Config,
+        setup: &Setup,
         pins: &Pins,
-        interfaces: &[Interface],
-    ) -> Result<(Ebpf, Maps, Inventory), KernelError> {
-        let mut ebpf = load::load(pins, config.agent.max_flows)?;
+        interfaces: &[preflight::Interface],
+        mut blueprint: Blueprint,
+        meta: Option<grayxdp_common::layout::Meta>,
+        is_nothing_running: bool,
+    ) -> Result<(Ebpf, u32, Maps, Blueprint, [u64; 2]), KernelError> {
+        let capacities = blueprint.capacities(setup);
+        let (mut ebpf, program) = load::load(pins, capacities)?;
         let mut maps = Maps::take(&mut ebpf)?;
-        let pinned = maps.pinned()?;
-        let inventory = inventory::take(&config.services, &pinned).map_err(|full| {
-            let (what, limit) = match full {
-                Full::Services => ("service", SERVICES_MAX),
-                Full::Backends => ("backend", BACKENDS_MAX - 1),
-            };
-            KernelError::Full { what, limit, path: config.agent.bpffs.clone() }
-        })?;
-        maps.set_interfaces(&interfaces.iter().map(|interface| interface.index).collect::<Vec<_>>())?;
-        reconcile(&mut maps, config, &pinned, &inventory)?;
-        maps.mark_filled()?;
-        Ok((ebpf, maps, inventory))
+        if meta.is_some() && is_nothing_running {
+            // Without a program's maps the numbers in the flow table mean nothing.
+            let flows = fill::forget_state(&mut maps)?;
+            tracing::warn!(flows, "flows_forgotten: no link leads to the program that they went through");
+        }
+        let meta = meta.map_or_else(|| fill::new_meta(capacities.buckets), Ok)?;
+        fill::fill(&mut maps, setup, &mut blueprint, interfaces, meta)?;
+        Ok((ebpf, program, maps, blueprint, meta.flow_key))
     }
 
-    /// The weight that a former agent left; `None` for a service new to the maps, or whose v2 is another canary now (its
-    /// weight is zero then).
+    /// The weights that a former agent left, one for each shard that there was; `None` for a service new to the maps, or
+    /// whose v2 is another canary now (its weights are zero then).
+    pub fn pinned_weights(&self, service: usize) -> Option<&[Weight]> {
+        let slot = self.blueprint.inventory.services.get(service)?;
+        self.former.weights(&slot.endpoint).filter(|_| slot.known && !slot.canary_replaced)
+    }
+
+    /// The same, where all shards have one weight; else the lowest.
     pub fn pinned_weight(&self, service: usize) -> Option<Weight> {
-        let slot = self.inventory.services.get(service)?;
-        if slot.known && !slot.canary_replaced { self.maps.weight(slot.id) } else { None }
+        self.pinned_weights(service)?.iter().min().copied()
     }
 
-    /// The weight that the kernel applies now.
+    /// The weight that the kernel applies to each shard of a service now.
     ///
     /// # Errors
     /// Where the map holds a value that is no weight.
-    pub fn weight(&self, service: usize) -> Result<Weight, KernelError> {
-        let weight = self.inventory.services.get(service).and_then(|slot| self.maps.weight(slot.id));
-        weight.ok_or_else(|| KernelError::Map {
-            what: "read a weight",
-            reason: "it is none that an agent wrote".to_owned(),
-        })
+    pub fn weights(&self, service: usize) -> Result<Vec<Weight>, KernelError> {
+        let read = |slot| self.maps.threshold(slot).and_then(grayxdp_common::weight::Threshold::weight);
+        self.weight_slots(service)
+            .and_then(|slots| slots.map(read).collect::<Option<Vec<_>>>())
+            .ok_or_else(|| failure("read a weight", "it is none that an agent wrote".to_owned()))
     }
 
-    /// Makes the kernel apply a weight; it does when this returns.
+    /// The lowest of them.
     ///
     /// # Errors
-    /// For a service that the config does not have.
-    pub fn set_weight(&mut self, service: usize, weight: Weight) -> Result<(), KernelError> {
-        let slot = self.inventory.services.get(service).zip(self.shard_counts.get(service));
-        let (slot, &shard_count) = slot.ok_or_else(|| KernelError::Map {
-            what: "write a weight",
-            reason: format!("there is no service {service}"),
-        })?;
-        self.maps.set_weight(slot.id, shard_count, weight);
+    /// As for [`Self::weights`].
+    pub fn weight(&self, service: usize) -> Result<Weight, KernelError> {
+        self.weights(service).map(|weights| weights.into_iter().min().unwrap_or_default())
+    }
+
+    /// Makes the kernel apply these weights, one for each shard; it does when this returns. Each is changed by one store.
+    ///
+    /// # Errors
+    /// For a service that there is not, or another number of shards.
+    pub fn set_weights(&mut self, service: usize, weights: &[Weight]) -> Result<(), KernelError> {
+        let slots = self.weight_slots(service).ok_or_else(|| no_service("write a weight", service))?;
+        if slots.len() != weights.len() {
+            let reason = format!("{} weights for {} shards", weights.len(), slots.len());
+            return Err(failure("write a weight", reason));
+        }
+        for (slot, weight) in slots.zip(weights) {
+            self.maps.set_threshold(slot, weight.threshold());
+        }
         Ok(())
     }
 
-    /// Attaches the program to the interfaces of the config, or replaces a former agent's there without a gap.
+    /// The same weight for all shards.
+    ///
+    /// # Errors
+    /// For a service that there is not.
+    pub fn set_weight(&mut self, service: usize, weight: Weight) -> Result<(), KernelError> {
+        let count = self.weight_slots(service).ok_or_else(|| no_service("write a weight", service))?.len();
+        self.set_weights(service, &vec![weight; count])
+    }
+
+    fn weight_slots(&self, service: usize) -> Option<std::ops::Range<u32>> {
+        let first = self.blueprint.places.get(service)?.shard_first;
+        Some(first..first + self.setup.services.get(service)?.shards.count())
+    }
+
+    /// Attaches the program to the interfaces, or puts it in a former one's place there without a gap. From here on it is
+    /// what packets meet.
     ///
     /// # Errors
     /// Where one refuses; then none has been attached that was not before.
     pub fn attach(&mut self) -> Result<Vec<Attachment>, KernelError> {
-        let program = load::xdp(&mut self.ebpf)?;
-        let attached = load::attach(program, &self.pins, &self.bpffs, &self.interfaces, self.mode)?;
+        let plan = self.plan.take().ok_or_else(|| failure("attach the program", "it is attached".to_owned()))?;
+        let sources = self.blueprint.source_addresses();
+        let ports = self.setup.source_ports;
+        self.former.copy_slots(&self.maps.slots, &sources, ports);
+        let attached = plan.carry_out(load::xdp(&mut self.ebpf)?, &self.pins, self.setup.xdp_mode)?;
+        self.former.copy_slots(&self.maps.slots, &sources, ports);
         let (attachments, links) = attached.into_iter().unzip();
         self.links = links;
         self.fresh = false;
+        self.maps.go_live();
+        let now = Instant::now();
+        self.retired_at = self.blueprint.inventory.retired.iter().map(|(id, _)| (*id, now)).collect();
+        self.forget_what_cannot_go_on();
+        self.pins.remove_programs_but(&[self.program])?;
         Ok(attachments)
     }
 
-    /// What the kernel counted, for every backend of the config.
-    ///
-    /// # Errors
-    /// Where a map cannot be read.
-    pub fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError> {
-        let read = |slot: &inventory::BackendSlot| {
-            Ok(BackendReading {
-                service: slot.service,
-                version: slot.version,
-                address: slot.config.address,
-                counters: self.maps.counters(slot)?,
-            })
-        };
-        self.inventory.backends.iter().map(read).collect()
-    }
-
-    /// How many packets ended in which way.
-    ///
-    /// # Errors
-    /// Where a map cannot be read.
-    pub fn verdict_counts(&self) -> Result<Vec<(Verdict, u64)>, KernelError> {
-        self.maps.verdicts()
-    }
-
-    /// Runs one packet, from its Ethernet header on, through the program without sending it (BPF_PROG_TEST_RUN).
-    ///
-    /// # Errors
-    /// Where the kernel refuses: under 14 bytes, or more than a page.
-    pub fn test_run(&mut self, packet: &[u8]) -> Result<TestOutcome, KernelError> {
-        const ROOM: usize = 256;
-        let mut data_out = vec![0; packet.len() + ROOM];
-        let options = aya::programs::TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut data_out),
-            ..aya::programs::TestRunOptions::default()
-        };
-        let result = load::xdp(&mut self.ebpf)?.test_run(options).map_err(KernelError::map("run a test packet"))?;
-        data_out.truncate(result.data_size_out as usize);
-        Ok(TestOutcome { action: result.return_value, packet: data_out })
+    fn forget_what_cannot_go_on(&self) {
+        let (setup, blueprint) = (&self.setup, &self.blueprint);
+        let survival = Survival::new(
+            &setup.services,
+            &blueprint.inventory,
+            &self.former.sources,
+            &blueprint.sources,
+            setup.source_ports,
+        );
+        let flows = self.maps.flows.forget(|record| !survival.goes_on(record));
+        if flows > 0 {
+            tracing::info!(flows, "flows_forgotten: their service left, or reaches its backends in another way now");
+        }
     }
 
     /// Takes everything down: links, program, maps, folder.
@@ -237,8 +272,20 @@ impl DataPlane {
     }
 
     /// Ends an agent that did not come to attach: what it made goes, what it found stays.
+    ///
+    /// # Errors
+    /// Where a pin cannot be removed.
     pub fn abandon(self) -> Result<(), KernelError> {
-        if self.fresh { self.take_down() } else { Ok(()) }
+        if self.fresh {
+            return self.take_down();
+        }
+        // Attaching may have failed halfway: then a link leads to this program, and the next agent reads its maps.
+        let is_running = self.pins.links()?.iter().any(|pin| pin.info.is_none_or(|info| info.program == self.program));
+        if is_running {
+            return Ok(());
+        }
+        let others: Vec<u32> = self.pins.programs()?.into_iter().filter(|program| *program != self.program).collect();
+        self.pins.remove_programs_but(&others)
     }
 
     fn take_down(self) -> Result<(), KernelError> {
@@ -246,6 +293,19 @@ impl DataPlane {
         drop((links, ebpf, maps));
         pins.remove_all()
     }
+
+    /// Folder of the pins, as the config has it.
+    pub fn bpffs(&self) -> &PathBuf {
+        &self.setup.bpffs
+    }
+}
+
+fn failure(what: &'static str, reason: String) -> KernelError {
+    KernelError::Map { what, reason }
+}
+
+fn no_service(what: &'static str, service: usize) -> KernelError {
+    failure(what, format!("there is no service {service}"))
 }
 
 /// Takes down what no agent holds.
@@ -258,71 +318,4 @@ pub fn detach(bpffs: &Path) -> Result<DetachReport, KernelError> {
     let interfaces = pins.links()?.into_iter().map(|pin| pin.interface).collect();
     pins.remove_all()?;
     Ok(DetachReport { interfaces })
-}
-
-/// Makes the maps say what the config says, in an order that no packet can be led astray by.
-fn reconcile(
-    maps: &mut Maps,
-    config: &Config,
-    pinned: &inventory::Pinned,
-    inventory: &Inventory,
-) -> Result<(), KernelError> {
-    for (id, endpoint) in &inventory.removed_services {
-        maps.remove_service(*id, endpoint)?;
-    }
-    for (id, entry) in &inventory.retired {
-        maps.set_backend(*id, *entry)?;
-    }
-    for slot in &inventory.backends {
-        let former = pinned.backends.iter().find(|(id, _)| *id == slot.id).map(|(_, entry)| entry);
-        if let Some(former) = former.filter(|former| former.endpoint != slot.entry.endpoint) {
-            maps.clear_backend(slot.id, former)?;
-        }
-        maps.set_backend(slot.id, slot.entry)?;
-    }
-    for (index, (service, slot)) in config.services.iter().zip(&inventory.services).enumerate() {
-        // Where v2 is another canary than the weight was given to (a promoted v2 that became v1, and a new v2), all
-        // traffic moves to v1's new pool before v2's is swapped: nothing reaches the new canary uninvited.
-        set_pool(maps, inventory, index, slot.id, Version::V1)?;
-        if !slot.known || slot.canary_replaced {
-            maps.set_weight(slot.id, grayxdp_common::limits::SHARDS_PER_SERVICE_MAX, Weight::ZERO);
-        } else if let Some(weight) = maps.weight(slot.id) {
-            maps.set_weight(slot.id, service.shard_count, weight);
-        }
-        set_pool(maps, inventory, index, slot.id, Version::V2)?;
-        maps.set_service(slot.id, service_entry(service, slot))?;
-    }
-    Ok(())
-}
-
-fn set_pool(
-    maps: &mut Maps,
-    inventory: &Inventory,
-    service: usize,
-    id: grayxdp_common::ids::ServiceId,
-    version: Version,
-) -> Result<(), KernelError> {
-    let members = inventory.backends.iter().filter(|slot| slot.service == service && slot.version == version);
-    let pool: Vec<_> =
-        members.map(|slot| (slot.id, slot.config.weight, backend_identity(slot.config.address))).collect();
-    maps.set_pool(id, version, &maglev::table(&pool))
-}
-
-/// Places a backend in Maglev tables by its address, equally on every host of a fleet.
-fn backend_identity(address: SocketAddr) -> u64 {
-    SipHasher13::new_with_keys(0, 0).hash(address.to_string().as_bytes())
-}
-
-fn service_entry(service: &ServiceConfig, slot: &inventory::ServiceSlot) -> ServiceEntry {
-    let idle_ticks = (service.udp_idle.as_nanos() >> FLOW_TICK_SHIFT).max(1);
-    ServiceEntry {
-        hash_key: service.hash_key,
-        endpoint: slot.endpoint,
-        key: match service.key {
-            Key::SourceIp => KEY_SOURCE_IP,
-            Key::Connection => KEY_CONNECTION,
-        },
-        shard_count: service.shard_count,
-        udp_idle_ticks: u32::try_from(idle_ticks).unwrap_or(u32::MAX),
-    }
 }

@@ -16,11 +16,18 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock, statfs};
 
-use super::{KernelError, maps::MAPS};
+use super::{
+    KernelError,
+    link_info::{self, LinkInfo},
+    maps::{INVENTORY_MAPS, STATE_MAPS},
+};
 
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const DEFAULT_MOUNT_POINT: &str = "/sys/fs/bpf";
 const LINK_PREFIX: &str = "link";
+/// In file names, for a dot in an interface's name: a BPF file system allows no dots, the kernel no colons in names of
+/// interfaces.
+const DOT: &str = ":";
 
 /// How the program runs on an interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +39,9 @@ pub enum AttachedMode {
 }
 
 impl AttachedMode {
+    /// Both.
+    pub(super) const ALL: [Self; 2] = [Self::Native, Self::Generic];
+
     /// Lower-case name.
     pub const fn name(self) -> &'static str {
         match self {
@@ -44,9 +54,12 @@ impl AttachedMode {
 /// A link that is pinned.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct LinkPin {
+    /// As it was named when the pin was made.
     pub(super) interface: String,
     pub(super) mode: AttachedMode,
     pub(super) path: PathBuf,
+    /// `None` where the kernel does not tell.
+    pub(super) info: Option<LinkInfo>,
 }
 
 /// The folder of the pins, locked for this process.
@@ -96,9 +109,23 @@ impl Pins {
         self.folder.join(name)
     }
 
+    /// Where a map of one program is pinned.
+    pub(super) fn program_map(&self, name: &str, program: u32) -> PathBuf {
+        self.folder.join(format!("{name}-{program}"))
+    }
+
     /// Where the link of an interface is pinned. The mode is part of the name: the kernel does not tell it of a link.
     pub(super) fn link(&self, interface: &str, mode: AttachedMode) -> PathBuf {
-        self.folder.join(format!("{LINK_PREFIX}-{}-{interface}", mode.name()))
+        self.folder.join(link_name(interface, mode))
+    }
+
+    /// A name that no interface has, for a link that must make way for another one.
+    pub(super) fn link_aside(&self, mode: AttachedMode, info: Option<LinkInfo>) -> PathBuf {
+        let interface = info.map_or(0, |info| info.interface);
+        (0..=u32::MAX)
+            .map(|nth| self.link(&format!("..{interface}.{nth}"), mode))
+            .find(|path| !path.exists())
+            .unwrap_or_else(|| self.link("..", mode))
     }
 
     /// All pinned links.
@@ -106,10 +133,9 @@ impl Pins {
         let mut links = Vec::new();
         for path in self.files()? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            for mode in [AttachedMode::Native, AttachedMode::Generic] {
-                if let Some(interface) = name.strip_prefix(&format!("{LINK_PREFIX}-{}-", mode.name())) {
-                    links.push(LinkPin { interface: interface.to_owned(), mode, path: path.clone() });
-                }
+            if let Some((mode, interface)) = link_in(&name) {
+                let info = link_info::read(&path);
+                links.push(LinkPin { interface: interface.replace(DOT, "."), mode, path, info });
             }
         }
         links.sort_by(|a, b| a.interface.cmp(&b.interface));
@@ -118,19 +144,35 @@ impl Pins {
 
     /// Removes every pin, links first: nothing runs on maps that are half gone.
     pub(super) fn remove_all(self) -> Result<(), KernelError> {
-        let is_link =
-            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK_PREFIX));
+        let is_link = |path: &PathBuf| path.file_name().is_some_and(|name| link_in(&name.to_string_lossy()).is_some());
         let (links, others): (Vec<_>, Vec<_>) = self.files()?.into_iter().partition(is_link);
         for path in links.into_iter().chain(others) {
-            fs::remove_file(&path).map_err(KernelError::io("remove", &path))?;
+            remove(&path)?;
         }
         fs::remove_dir(&self.folder).map_err(KernelError::io("remove", &self.folder))
     }
 
     /// Removes the pins of maps, where none of them is in use yet.
     pub(super) fn remove_maps(&self) -> Result<(), KernelError> {
+        self.files()?.iter().try_for_each(|path| remove(path))
+    }
+
+    /// Numbers of the programs whose maps are pinned.
+    pub(super) fn programs(&self) -> Result<Vec<u32>, KernelError> {
+        let program = |path: &PathBuf| program_in(&path.file_name()?.to_string_lossy());
+        let mut programs: Vec<u32> = self.files()?.iter().filter_map(program).collect();
+        programs.sort_unstable();
+        programs.dedup();
+        Ok(programs)
+    }
+
+    /// Removes the pins of the maps of all programs but these.
+    pub(super) fn remove_programs_but(&self, kept: &[u32]) -> Result<(), KernelError> {
         for path in self.files()? {
-            fs::remove_file(&path).map_err(KernelError::io("remove", &path))?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if program_in(&name).is_some_and(|program| !kept.contains(&program)) {
+                remove(&path)?;
+            }
         }
         Ok(())
     }
@@ -149,9 +191,31 @@ impl Pins {
     }
 }
 
+fn remove(path: &Path) -> Result<(), KernelError> {
+    fs::remove_file(path).map_err(KernelError::io("remove", path))
+}
+
 fn is_own(name: &str) -> bool {
-    let is_link = |mode: AttachedMode| name.starts_with(&format!("{LINK_PREFIX}-{}-", mode.name()));
-    MAPS.contains(&name) || [AttachedMode::Native, AttachedMode::Generic].into_iter().any(is_link)
+    STATE_MAPS.contains(&name) || link_in(name).is_some() || program_in(name).is_some()
+}
+
+fn link_name(interface: &str, mode: AttachedMode) -> String {
+    format!("{LINK_PREFIX}-{}-{}", mode.name(), interface.replace('.', DOT))
+}
+
+/// Mode and interface that a link's file name tells.
+fn link_in(name: &str) -> Option<(AttachedMode, &str)> {
+    let rest = name.strip_prefix(LINK_PREFIX)?.strip_prefix('-')?;
+    AttachedMode::ALL.into_iter().find_map(|mode| {
+        let interface = rest.strip_prefix(mode.name())?.strip_prefix('-')?;
+        (!interface.is_empty()).then_some((mode, interface))
+    })
+}
+
+/// The program whose map has this file name.
+fn program_in(name: &str) -> Option<u32> {
+    let (map, program) = name.rsplit_once('-')?;
+    INVENTORY_MAPS.contains(&map).then(|| program.parse().ok())?
 }
 
 /// The folder as this process reaches it, on a BPF file system that outlives it.
@@ -230,9 +294,32 @@ mod tests {
 
     #[test]
     fn only_grayxdps_own_files_are_ever_removed() {
-        for (name, own) in [("META", true), ("link-native-eth0", true), ("link", false), ("grayxdp.toml", false)] {
+        for (name, own) in [
+            ("META", true),
+            ("SERVICES-12", true),
+            ("SERVICES", false),
+            ("SERVICES-", false),
+            ("OTHER-12", false),
+            ("link-native-eth0", true),
+            ("link-generic-", false),
+            ("link", false),
+            ("grayxdp.toml", false),
+        ] {
             assert_eq!(is_own(name), own, "{name}");
         }
+    }
+
+    #[test]
+    fn a_links_name_tells_mode_and_interface() {
+        for interface in ["eth0", "eth0.100", "native-eth0", "a-b"] {
+            for mode in AttachedMode::ALL {
+                let name = link_name(interface, mode);
+                assert!(!name.contains('.'), "{name}");
+                let (found, encoded) = link_in(&name).expect("a link's name");
+                assert_eq!((found, encoded.replace(DOT, ".")), (mode, interface.to_owned()));
+            }
+        }
+        assert_eq!(link_in("link-offload-eth0"), None);
     }
 
     #[test]

@@ -2,8 +2,7 @@
 
 use std::{fs, net::IpAddr, path::Path};
 
-use super::KernelError;
-use crate::config::Config;
+use super::{KernelError, setup::Setup};
 
 /// Oldest kernel with all that is used; the youngest need is the coarse clock (5.11), and 5.15 the next long-term kernel.
 const KERNEL_MIN: (u32, u32) = (5, 15);
@@ -21,13 +20,13 @@ pub(super) struct Interface {
     pub(super) index: u32,
 }
 
-/// Checks the host against the config and returns its interfaces.
-pub(super) fn check(config: &Config) -> Result<Vec<Interface>, KernelError> {
+/// Checks the host against the setup and returns its interfaces.
+pub(super) fn check(setup: &Setup) -> Result<Vec<Interface>, KernelError> {
     check_kernel(&rustix::system::uname().release().to_string_lossy())?;
     check_capabilities()?;
-    let interfaces = config.agent.interfaces.iter().map(|name| find(name)).collect::<Result<Vec<_>, _>>()?;
+    let interfaces = setup.interfaces.iter().map(|name| find(name)).collect::<Result<Vec<_>, _>>()?;
     for interface in &interfaces {
-        check_forwarding(&interface.name, config)?;
+        check_forwarding(&interface.name, setup)?;
     }
     Ok(interfaces)
 }
@@ -77,9 +76,9 @@ fn interface_names() -> Vec<String> {
     table.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned()).collect()
 }
 
-fn check_forwarding(interface: &str, config: &Config) -> Result<(), KernelError> {
+fn check_forwarding(interface: &str, setup: &Setup) -> Result<(), KernelError> {
     for family in ["ipv4", "ipv6"] {
-        if !config.services.iter().any(|service| family_of(service.vip) == family) {
+        if !setup.services.iter().any(|service| family_of(service.vip) == family) {
             continue;
         }
         let path = format!("/proc/sys/net/{family}/conf/{interface}/forwarding");

@@ -1,0 +1,224 @@
+//! The flow table as the agent sees it: what flows there are, who is idle for too long, whom to sever.
+//!
+//! The table is mapped into memory, and the packet program works on it at the same time. Entries are only ever emptied by
+//! compare-and-swap, so a flow that takes an entry over meanwhile keeps it. A flow that comes back to life between the look
+//! at its age and the swap loses its entry, and goes by hash.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use aya::maps::MapData;
+use grayxdp_common::{
+    ids::{BackendId, Version},
+    layout::{
+        FLOW_SEVER, FLOW_TICK_SHIFT, FLOW_UDP, FlowBucket, FlowEntry, FlowOwner, FlowSeen, FlowState, IdleTicks,
+        flow_tick,
+    },
+    limits::{BACKENDS_MAX, FLOW_ENTRIES_PER_BUCKET},
+};
+
+use super::{KernelError, mapped::Mapped};
+
+/// Of the least table: below, one busy bucket would turn flows away.
+const BUCKETS_MIN: u32 = 128;
+/// Half the entries stay free at the flows that the table is sized for: one flow in 25,000 then finds no place.
+const FLOWS_PER_BUCKET: u32 = 4;
+
+/// Byte of an entry that says of what kind the flow is.
+const KIND_BYTE: usize = std::mem::offset_of!(FlowEntry, seen) + std::mem::offset_of!(FlowSeen, kind);
+
+/// Buckets of a table for so many flows; 32 bytes a flow.
+pub(super) fn buckets_for(max_flows: u32) -> u32 {
+    max_flows.div_ceil(FLOWS_PER_BUCKET).max(BUCKETS_MIN)
+}
+
+/// The most flows that a table of so many buckets is made for; what to write as `max_flows` to get it.
+pub(super) const fn flows_of(buckets: u32) -> u32 {
+    buckets.saturating_mul(FLOWS_PER_BUCKET)
+}
+
+/// The present flow tick, by the clock that the packet program reads.
+pub(super) fn now_tick() -> u16 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec. The call fails only for a clock that it does not know.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+    let part = |value: i64| u64::try_from(value).unwrap_or(0);
+    flow_tick(part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec))
+}
+
+/// A flow, as far as the table knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Index into the setup's services; `None` where that has left.
+    pub service: Option<usize>,
+    /// Whether the client came by the canary port.
+    pub by_canary_port: bool,
+    /// Of its backend.
+    pub version: Version,
+    /// Its backend.
+    pub backend: SocketAddr,
+    /// Where it is in its life.
+    pub state: FlowState,
+    /// Since a packet was last seen; in steps of about a second.
+    pub idle: Duration,
+    /// Whether it is to be severed.
+    pub severed: bool,
+    /// `full-nat`: its source.
+    pub source: Option<SocketAddr>,
+    /// Its client; `None` for an IPv6 client outside `full-nat`, and now and then in a small table.
+    pub client: Option<SocketAddr>,
+}
+
+/// An entry that is in use, and where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) bucket: u32,
+    /// Place in the bucket.
+    pub(super) slot: u32,
+    pub(super) entry: FlowEntry,
+    pub(super) backend: BackendId,
+}
+
+/// How many flows there were, and what a sweep did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Census {
+    active: Vec<[u32; FlowState::ALL.len()]>,
+    /// Entries of flows that were idle for too long; emptied.
+    pub expired: u64,
+    /// Entries that are left.
+    pub live: u64,
+}
+
+impl Default for Census {
+    fn default() -> Self {
+        Self { active: vec![[0; FlowState::ALL.len()]; BACKENDS_MAX as usize], expired: 0, live: 0 }
+    }
+}
+
+impl Census {
+    fn count(&mut self, backend: BackendId, state: FlowState) {
+        if let Some(count) =
+            self.active.get_mut(usize::from(backend.raw())).and_then(|states| states.get_mut(state as usize))
+        {
+            *count += 1;
+            self.live += 1;
+        }
+    }
+
+    /// Flows of a backend in a state.
+    pub fn active(&self, backend: BackendId, state: FlowState) -> u32 {
+        self.active.get(usize::from(backend.raw())).and_then(|states| states.get(state as usize)).copied().unwrap_or(0)
+    }
+
+    /// Flows of a backend, whatever their state.
+    pub fn of(&self, backend: BackendId) -> u32 {
+        FlowState::ALL.into_iter().map(|state| self.active(backend, state)).sum()
+    }
+}
+
+/// The flow table, mapped.
+pub(super) struct FlowTable {
+    buckets: Mapped<FlowBucket>,
+}
+
+impl FlowTable {
+    pub(super) fn new(map: &MapData) -> Result<Self, KernelError> {
+        Mapped::new("FLOWS", map).map(|buckets| Self { buckets })
+    }
+
+    pub(super) const fn buckets(&self) -> u32 {
+        self.buckets.len()
+    }
+
+    /// First and second word of every entry, in order.
+    fn entries(&self) -> impl Iterator<Item = (&AtomicU64, &AtomicU64)> {
+        self.buckets.words().chunks_exact(2).filter_map(|words| match words {
+            [owner, seen] => Some((owner, seen)),
+            _ => None,
+        })
+    }
+
+    /// Every flow, while the table goes on changing.
+    pub(super) fn records(&self) -> impl Iterator<Item = Record> {
+        let located = (0..self.buckets.len()).flat_map(|bucket| {
+            (0..u32::try_from(FLOW_ENTRIES_PER_BUCKET).unwrap_or(0)).map(move |slot| (bucket, slot))
+        });
+        located.zip(self.entries()).filter_map(|((bucket, slot), (owner, seen))| {
+            let owner = FlowOwner(owner.load(Ordering::Acquire));
+            let backend = owner.backend()?;
+            let entry = FlowEntry { owner, seen: FlowSeen::from_word(seen.load(Ordering::Acquire)) };
+            Some(Record { bucket, slot, entry, backend })
+        })
+    }
+
+    /// Empties what has been idle for longer than its backend's limits, and counts the rest.
+    pub(super) fn sweep(&self, now_tick: u16, limits: impl Fn(BackendId) -> IdleTicks) -> Census {
+        let mut census = Census::default();
+        for (owner, seen) in self.entries() {
+            let found = owner.load(Ordering::Acquire);
+            let Some(backend) = FlowOwner(found).backend() else { continue };
+            let seen = FlowSeen::from_word(seen.load(Ordering::Acquire));
+            if !seen.is_expired(now_tick, &limits(backend)) {
+                census.count(backend, seen.state());
+            } else if empty(owner, found) {
+                census.expired += 1;
+            } else {
+                // Another flow has just begun there; the next sweep sees it.
+                census.live += 1;
+            }
+        }
+        census
+    }
+
+    /// Marks the TCP flows of these backends to be severed, and forgets their UDP conversations. Returns how many.
+    ///
+    /// An entry that is given to another flow while it is marked may leave that flow marked: one connection too many, in a
+    /// gap of nanoseconds.
+    pub(super) fn sever(&self, picks: impl Fn(BackendId) -> bool) -> u64 {
+        let mut severed = 0;
+        for (nth, (owner, seen)) in self.entries().enumerate() {
+            let found = owner.load(Ordering::Acquire);
+            if !FlowOwner(found).backend().is_some_and(&picks) {
+                continue;
+            }
+            let kind = FlowSeen::from_word(seen.load(Ordering::Acquire)).kind;
+            if kind & FLOW_UDP != 0 {
+                severed += u64::from(empty(owner, found));
+            } else if let Some(byte) = self.buckets.byte(nth * size_of::<FlowEntry>() + KIND_BYTE) {
+                byte.store(kind | FLOW_SEVER, Ordering::Release);
+                if owner.load(Ordering::Acquire) == found {
+                    severed += 1;
+                } else {
+                    byte.store(kind, Ordering::Release);
+                }
+            }
+        }
+        severed
+    }
+
+    /// Forgets the flows that are picked. Returns how many.
+    pub(super) fn forget(&self, picks: impl Fn(&Record) -> bool) -> u64 {
+        let words = self.buckets.words();
+        let forget = |record: &Record| {
+            let entry = record.bucket as usize * FLOW_ENTRIES_PER_BUCKET + record.slot as usize;
+            words.get(entry * 2).is_some_and(|owner| empty(owner, record.entry.owner.0))
+        };
+        self.records().filter(|record| picks(record) && forget(record)).fold(0, |sum, _| sum + 1)
+    }
+}
+
+/// Empties an entry, if it is still this flow's.
+fn empty(owner: &AtomicU64, found: u64) -> bool {
+    owner.compare_exchange(found, FlowOwner::EMPTY.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+}
+
+/// Flow ticks as time.
+pub(super) const fn duration_of(ticks: u16) -> Duration {
+    Duration::from_nanos((ticks as u64) << FLOW_TICK_SHIFT)
+}
+
+#[cfg(test)]
+mod tests;

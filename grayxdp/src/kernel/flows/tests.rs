@@ -1,0 +1,116 @@
+//! A flow table without a kernel: sweep, sever, forget; and what a full-sized sweep costs.
+
+use std::time::Instant;
+
+use grayxdp_common::{
+    ids::{Be16, ServiceId},
+    layout::{Address, FlowHash, SEEN_FIN, SEEN_PACKET, SEEN_SEGMENT},
+};
+
+use super::*;
+
+const LIMITS: IdleTicks = IdleTicks { half_open: 10, established: 3600, closing: 9, udp: 60 };
+const BOTH: u8 = SEEN_PACKET | SEEN_SEGMENT;
+
+fn id(raw: u16) -> BackendId {
+    BackendId::from_raw(raw).expect("not zero")
+}
+
+fn table(buckets: u32) -> FlowTable {
+    FlowTable { buckets: Mapped::private(buckets) }
+}
+
+/// Puts a flow at an entry, as the packet program does.
+fn put(table: &FlowTable, entry: usize, backend: u16, seen: FlowSeen) {
+    let hash = FlowHash(u64::try_from(entry).expect("few").wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    table.buckets.words()[entry * 2].store(FlowOwner::new(hash, id(backend)).0, Ordering::Relaxed);
+    table.buckets.words()[entry * 2 + 1].store(seen.to_word(), Ordering::Relaxed);
+}
+
+fn seen(last_tick: u16, client: u8, backend: u8, kind: u8) -> FlowSeen {
+    FlowSeen { last_tick, client, backend, kind, ..FlowSeen::default() }
+}
+
+#[test]
+fn a_sweep_empties_what_is_idle_and_counts_the_rest_by_backend_and_state() {
+    let table = table(128);
+    for (entry, backend, seen) in [
+        (0, 1, seen(90, SEEN_PACKET, 0, 0)),
+        (1, 1, seen(89, SEEN_PACKET, 0, 0)),
+        (9, 1, seen(0, BOTH, BOTH, 0)),
+        (10, 2, seen(0, BOTH | SEEN_FIN, BOTH | SEEN_FIN, 0)),
+        (1000, 2, seen(91, BOTH | SEEN_FIN, BOTH | SEEN_FIN, 0)),
+        (1023, 3, seen(80, SEEN_PACKET, SEEN_PACKET, FLOW_UDP)),
+    ] {
+        put(&table, entry, backend, seen);
+    }
+    // The third backend's service has a shorter time-out of its own.
+    let limits = |backend: BackendId| IdleTicks { udp: if backend == id(3) { 19 } else { 60 }, ..LIMITS };
+    let census = table.sweep(100, limits);
+    assert_eq!((census.expired, census.live), (3, 3));
+    assert_eq!((census.active(id(1), FlowState::HalfOpen), census.active(id(1), FlowState::Established)), (1, 1));
+    assert_eq!((census.active(id(2), FlowState::Closing), census.of(id(2)), census.of(id(3))), (1, 1, 0));
+    let left: Vec<_> = table.records().map(|record| (record.bucket, record.slot, record.backend.raw())).collect();
+    assert_eq!(left, [(0, 0, 1), (1, 1, 1), (125, 0, 2)]);
+    assert_eq!(table.sweep(100, limits).expired, 0);
+}
+
+#[test]
+fn severing_marks_tcp_forgets_udp_and_leaves_other_backends_alone() {
+    let table = table(128);
+    let tcp = FlowSeen { source: 7, source_port: Be16::new(4000), ..seen(5, BOTH, BOTH, 0) };
+    put(&table, 3, 1, tcp);
+    put(&table, 4, 2, tcp);
+    put(&table, 5, 1, seen(5, SEEN_PACKET, SEEN_PACKET, FLOW_UDP));
+    assert_eq!(table.sever(|backend| backend == id(1)), 2);
+    let left: Vec<_> = table.records().map(|record| (record.backend.raw(), record.entry.seen)).collect();
+    assert_eq!(left, [(1, FlowSeen { kind: FLOW_SEVER, ..tcp }), (2, tcp)]);
+}
+
+#[test]
+fn only_what_is_picked_is_forgotten() {
+    let table = table(128);
+    put(&table, 3, 1, FlowSeen::default());
+    put(&table, 12, 2, FlowSeen::default());
+    assert_eq!(table.forget(|record| record.bucket == 1 && record.slot == 4), 1);
+    assert_eq!(table.records().map(|record| record.backend.raw()).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_table_has_room_for_twice_its_flows() {
+    for (max_flows, buckets) in [(1024, 256), (1, 128), (1025, 257), (1 << 20, 1 << 18), (u32::MAX, 1 << 30)] {
+        assert_eq!(buckets_for(max_flows), buckets, "{max_flows}");
+        assert_eq!(buckets_for(flows_of(buckets)), buckets, "{max_flows}");
+    }
+}
+
+#[test]
+fn the_clock_is_the_packet_programs() {
+    let uptime = std::fs::read_to_string("/proc/uptime").expect("procfs");
+    let seconds: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).expect("a number");
+    // Uptime counts time asleep too; a machine that runs tests rarely sleeps.
+    let expected = Duration::from_secs_f64(seconds).as_nanos() >> FLOW_TICK_SHIFT;
+    let expected = u16::try_from(expected & 0xffff).expect("16 bits");
+    assert!(now_tick().wrapping_sub(expected).wrapping_add(3) <= 6, "{} {expected}", now_tick());
+}
+
+/// Shows what a sweep of a full-sized table costs: `--release … --nocapture`.
+#[test]
+fn a_million_flows_are_swept_in_a_moment() {
+    let table = table(buckets_for(1 << 20));
+    let flows = table.entries().step_by(2).enumerate();
+    for (nth, (owner, word)) in flows {
+        let client = Address::from_v4_wire(u32::try_from(nth).expect("few"));
+        let hash = FlowHash::new([1, 2], client, Be16::new(1), ServiceId(0));
+        let backend = id(u16::try_from(nth % 100 + 1).expect("few"));
+        owner.store(FlowOwner::new(hash, backend).0, Ordering::Relaxed);
+        word.store(seen(100, BOTH, BOTH, 0).to_word(), Ordering::Relaxed);
+    }
+    let start = Instant::now();
+    let census = table.sweep(101, |_| LIMITS);
+    let swept = start.elapsed();
+    assert_eq!((census.live, census.expired), (1 << 20, 0));
+    let start = Instant::now();
+    let severed = table.sever(|backend| backend.raw() <= 50);
+    eprintln!("{} flows: swept in {swept:?}; {severed} severed in {:?}", census.live, start.elapsed());
+}

@@ -1,0 +1,229 @@
+//! What the kernel counted, which flows there are, and what becomes of a test packet.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use aya::programs::{TestRun as _, TestRunOptions};
+use grayxdp_common::{
+    ids::{BackendId, ServiceId, Version},
+    layout::{BackendCounters, BackendEntry, FLOW_SEVER, FlowHash, IdleTicks, NO_SERVICE},
+    limits::{BACKENDS_MAX, FLOW_ENTRIES_PER_BUCKET},
+    verdict::Verdict,
+};
+
+use super::{
+    Census, DataPlane, Flow, KernelError, TraceEvents, entries,
+    flows::{Record, duration_of, now_tick},
+    idle_ticks, load,
+};
+
+/// What the kernel counted for a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendReading {
+    /// Index into the config's services.
+    pub service: usize,
+    /// The version that it serves.
+    pub version: Version,
+    /// Where it serves.
+    pub address: SocketAddr,
+    /// Since it was first seen; over all CPUs.
+    pub counters: BackendCounters,
+}
+
+/// How a packet fared in [`DataPlane::test_run`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestOutcome {
+    /// XDP action number.
+    pub action: u32,
+    /// The packet afterwards.
+    pub packet: Vec<u8>,
+}
+
+impl DataPlane {
+    /// What the kernel counted, for every backend of the config.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError> {
+        let read = |slot: &super::inventory::BackendSlot| {
+            Ok(BackendReading {
+                service: slot.service,
+                version: slot.version,
+                address: slot.setup.address,
+                counters: self.maps.counters(slot.id)?,
+            })
+        };
+        self.blueprint.inventory.backends.iter().map(read).collect()
+    }
+
+    /// How many packets ended in which way.
+    ///
+    /// # Errors
+    /// Where a map cannot be read.
+    pub fn verdict_counts(&self) -> Result<Vec<(Verdict, u64)>, KernelError> {
+        self.maps.verdicts()
+    }
+
+    /// Numbers of a service's backends, those that left included, as [`Census`] counts them.
+    pub fn backends(&self, service: usize) -> Vec<(BackendId, Version, SocketAddr)> {
+        let Some(slot) = self.blueprint.inventory.services.get(service) else { return Vec::new() };
+        let own = |(_, entry): &(BackendId, BackendEntry)| u32::from(entry.service) == slot.id.0;
+        let named = |(id, entry): (BackendId, BackendEntry)| (id, version_of(&entry), entries::address_of(&entry));
+        self.blueprint.inventory.entries().filter(own).map(named).collect()
+    }
+
+    /// Removes flows that have been idle for too long, and counts the others. Some milliseconds for a million.
+    pub fn sweep(&mut self) -> &Census {
+        let began = Instant::now();
+        let limits = self.idle_limits();
+        let default = self.setup.idle;
+        let limit = |id: BackendId| limits.get(usize::from(id.raw())).copied().unwrap_or(default);
+        let census = self.maps.flows.sweep(now_tick(), limit);
+        &self.census.insert((began, census)).1
+    }
+
+    /// By backend: a UDP conversation's limit is its service's own.
+    fn idle_limits(&self) -> Vec<IdleTicks> {
+        let mut limits = vec![self.setup.idle; BACKENDS_MAX as usize];
+        for (id, entry) in self.blueprint.inventory.entries() {
+            let service = self.blueprint.inventory.service_index(ServiceId(entry.service.into()));
+            let udp = service.and_then(|index| self.setup.services.get(index)).map(|service| service.udp_idle);
+            if let Some((limits, udp)) = limits.get_mut(usize::from(id.raw())).zip(udp) {
+                limits.udp = idle_ticks(udp);
+            }
+        }
+        limits
+    }
+
+    /// Ends the flows of these backends: TCP connections are reset with their next packets, UDP conversations are chosen
+    /// for anew. Returns how many there were.
+    pub fn sever(&self, backends: &[BackendId]) -> u64 {
+        self.maps.flows.sever(|backend| backends.contains(&backend))
+    }
+
+    /// Every flow, while the table goes on changing.
+    pub fn flows(&self) -> impl Iterator<Item = Flow> {
+        let now = now_tick();
+        let entries: HashMap<BackendId, BackendEntry> = self.blueprint.inventory.entries().collect();
+        self.maps.flows.records().filter_map(move |record| {
+            let entry = *entries.get(&record.backend)?;
+            Some(self.flow(&record, &entry, now))
+        })
+    }
+
+    fn flow(&self, record: &Record, backend: &BackendEntry, now: u16) -> Flow {
+        let seen = record.entry.seen;
+        let inventory = &self.blueprint.inventory;
+        let service = (backend.service != NO_SERVICE).then(|| ServiceId(backend.service.into()));
+        let index = service.and_then(|id| inventory.service_index(id));
+        let source = self.blueprint.sources.addresses.get(&u32::from(seen.source));
+        let port = seen.source_port.to_host();
+        let client = service.and_then(|id| self.client(record, id));
+        Flow {
+            service: index,
+            by_canary_port: client.is_some_and(|(_, by_canary_port)| by_canary_port),
+            version: version_of(backend),
+            backend: entries::address_of(backend),
+            state: seen.state(),
+            idle: duration_of(seen.idle_ticks(now)),
+            severed: seen.kind & FLOW_SEVER != 0,
+            source: source.filter(|_| port != 0).map(|address| SocketAddr::new(*address, port)),
+            client: client.map(|(client, _)| client),
+        }
+    }
+
+    /// The client, and whether it came by the canary port.
+    fn client(&self, record: &Record, service: ServiceId) -> Option<(SocketAddr, bool)> {
+        if record.entry.seen.source_port.to_host() != 0 {
+            return self.holder(record, service);
+        }
+        let index = self.blueprint.inventory.service_index(service)?;
+        let setup = self.setup.services.get(index)?;
+        if !setup.vip.is_ipv4() {
+            return None;
+        }
+        let at = |id| {
+            let (key, buckets) = (self.flow_key, self.maps.flows.buckets());
+            FlowHash::client_v4(key, id, buckets, record.bucket, record.entry.owner)
+        };
+        let by_canary_port = || setup.canary_port.and_then(|_| at(service.canary())).map(|client| (client, true));
+        let ((address, port), by_canary_port) = at(service).map(|client| (client, false)).or_else(by_canary_port)?;
+        Some((SocketAddr::new(IpAddr::from(address), port.to_host()), by_canary_port))
+    }
+
+    /// `full-nat`: whoever has the flow's source port.
+    fn holder(&self, record: &Record, service: ServiceId) -> Option<(SocketAddr, bool)> {
+        let (seen, ports) = (record.entry.seen, self.setup.source_ports);
+        let port = seen.source_port.to_host().checked_sub(ports.first).filter(|nth| *nth < ports.count)?;
+        let slot = self.maps.slots.load(u32::from(seen.source) * u32::from(ports.count) + u32::from(port))?;
+        let entry = u32::try_from(FLOW_ENTRIES_PER_BUCKET).ok()? * record.bucket + record.slot;
+        let is_its = slot.owner == record.entry.owner && slot.entry == entry;
+        let client = SocketAddr::new(IpAddr::from(slot.client), slot.client_port.to_host());
+        is_its.then_some((client, u32::from(slot.service) != service.0))
+    }
+
+    /// Traced packets; once.
+    pub fn trace_events(&mut self) -> Option<TraceEvents> {
+        self.maps.events.take().map(TraceEvents::new)
+    }
+
+    /// Runs one packet, from its Ethernet header on, through the program without sending it (BPF_PROG_TEST_RUN), as if it
+    /// had come in by the loopback device.
+    ///
+    /// # Errors
+    /// Where the kernel refuses: under 14 bytes, or more than a page.
+    pub fn test_run(&mut self, packet: &[u8]) -> Result<TestOutcome, KernelError> {
+        self.run(packet, None)
+    }
+
+    /// The same, as if it had come in by the device of this index.
+    ///
+    /// # Errors
+    /// As for [`Self::test_run`]; also where there is no such device, or it has no receive queue that XDP knows of.
+    pub fn test_run_on(&mut self, packet: &[u8], interface: u32) -> Result<TestOutcome, KernelError> {
+        self.run(packet, Some(interface))
+    }
+
+    fn run(&mut self, packet: &[u8], interface: Option<u32>) -> Result<TestOutcome, KernelError> {
+        const ROOM: usize = 256;
+        let mut data_out = vec![0; packet.len() + ROOM];
+        let context = interface.map(|interface| context(packet, interface));
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut data_out),
+            ctx_in: context.as_ref().map(<[u8; 24]>::as_slice),
+            ..TestRunOptions::default()
+        };
+        let result = load::xdp(&mut self.ebpf)?.test_run(options).map_err(KernelError::map("run a test packet"))?;
+        data_out.truncate(result.data_size_out as usize);
+        Ok(TestOutcome { action: result.return_value, packet: data_out })
+    }
+}
+
+/// `struct xdp_md` (linux/bpf.h): data, its end, metadata, device and queue of arrival, device of departure.
+fn context(packet: &[u8], interface: u32) -> [u8; 24] {
+    let mut bytes = [0; 24];
+    let fields = [0, u32::try_from(packet.len()).unwrap_or(u32::MAX), 0, interface, 0, 0];
+    for (to, field) in bytes.chunks_exact_mut(4).zip(fields) {
+        to.copy_from_slice(&field.to_ne_bytes());
+    }
+    bytes
+}
+
+const fn version_of(entry: &BackendEntry) -> Version {
+    if entry.version == Version::V2 as u8 { Version::V2 } else { Version::V1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_test_context_says_where_the_packet_ends_and_came_in() {
+        let bytes = context(&[0; 60], 7);
+        assert_eq!((bytes[4], bytes[12], bytes.iter().filter(|&&byte| byte != 0).count()), (60, 7, 2));
+    }
+}

@@ -1,0 +1,264 @@
+//! From one program to the next in the real kernel, and changes while one runs.
+
+mod fixture;
+mod live;
+
+use std::{collections::BTreeSet, net::SocketAddr, path::Path};
+
+use fixture::{
+    Segment::{Ack, Syn},
+    VIP, backends, client, in_namespace, ip, pins, service, setup, through,
+};
+use grayxdp::{
+    config::XdpMode,
+    kernel::{AttachedMode, DataPlane, ForwardMode, KernelError, ServiceSetup, Setup, Shards, SourcePorts},
+};
+use grayxdp_common::weight::Weight;
+
+const A: &str = "10.77.2.1:8080";
+const B: &str = "10.77.2.2:8080";
+const C: &str = "10.77.2.3:8080";
+const D: &str = "10.77.2.4:8080";
+const E: &str = "10.77.2.5:8080";
+
+fn percent(hundredths: u16) -> Weight {
+    Weight::from_hundredths(hundredths).expect("a weight")
+}
+
+fn running(setup: &Setup) -> DataPlane {
+    let mut plane = DataPlane::open(setup.clone()).expect("the program loads");
+    plane.attach().expect("the devices are free");
+    plane
+}
+
+fn web(bpffs: &Path, v1: &[&str], v2: &[&str]) -> Setup {
+    setup(bpffs, vec![service(80, v1, v2)])
+}
+
+#[test]
+fn a_new_program_takes_weights_numbers_and_connections_over_and_the_old_ones_maps_go() {
+    in_namespace("takeover", |bpffs| {
+        let mut plane = running(&web(bpffs, &[A, B], &[C]));
+        plane.set_weights(0, &[percent(0), percent(2500), percent(5000), percent(10_000)]).expect("four shards");
+        let before = backends(&mut plane, 80, Syn, 1000..1200);
+        assert!(before.values().all(Option::is_some));
+        drop(plane);
+
+        // A leaves, D joins, and another service comes in front.
+        let next = setup(bpffs, vec![service(443, &[E], &[]), service(80, &[D, B], &[C])]);
+        let mut plane = DataPlane::open(next).expect("the program loads");
+        let weights = [percent(0), percent(2500), percent(5000), percent(10_000)];
+        assert_eq!(plane.pinned_weights(1), Some(&weights[..]));
+        assert_eq!(plane.weights(1).expect("readable"), weights);
+        assert_eq!(plane.pinned_weights(0), None);
+        let loaded = pins(bpffs);
+        assert_eq!(loaded.iter().filter(|name| name.starts_with("SERVICES-")).count(), 2, "{loaded:?}");
+        plane.attach().expect("the devices are ours");
+        let attached = pins(bpffs);
+        assert_eq!(attached.iter().filter(|name| name.starts_with("SERVICES-")).count(), 1, "{attached:?}");
+        assert_eq!(backends(&mut plane, 80, Ack, 1000..1200), before, "connections keep their backends");
+        let new: BTreeSet<_> = backends(&mut plane, 80, Syn, 2000..2200).into_values().flatten().collect();
+        assert!(!new.contains(&A.parse().expect("an address")), "{new:?}");
+        plane.detach_all().expect("the pins can be removed");
+        assert!(!bpffs.exists());
+    });
+}
+
+#[test]
+fn a_start_that_is_refused_changes_nothing_and_one_that_ends_before_attaching_leaves_nothing() {
+    in_namespace("refused", |bpffs| {
+        let mut plane = running(&web(bpffs, &[A], &[C]));
+        plane.set_weight(0, percent(10_000)).expect("a weight");
+        drop(plane);
+        let before = pins(bpffs);
+
+        let generic = Setup { xdp_mode: XdpMode::Generic, ..web(bpffs, &[B], &[D]) };
+        assert!(matches!(DataPlane::open(generic), Err(KernelError::ModeDiffers { .. })));
+        let resized = Setup { max_flows: 1 << 10, ..web(bpffs, &[B], &[D]) };
+        assert!(matches!(DataPlane::open(resized), Err(KernelError::FlowsResized { found, .. }) if found == 1 << 18));
+        assert_eq!(pins(bpffs), before);
+        let abandoned = DataPlane::open(web(bpffs, &[B], &[D])).expect("the program loads");
+        abandoned.abandon().expect("its pins can be removed");
+        assert_eq!(pins(bpffs), before);
+        // One that was killed, that is.
+        drop(DataPlane::open(web(bpffs, &[B], &[D])).expect("the program loads"));
+        assert_ne!(pins(bpffs), before);
+
+        let plane = DataPlane::open(web(bpffs, &[A], &[D])).expect("the program loads");
+        assert_eq!(plane.pinned_weight(0), None, "v2 is another canary than the running program's");
+        assert_eq!(plane.weight(0).expect("readable"), Weight::ZERO);
+        plane.abandon().expect("its pins can be removed");
+        let plane = DataPlane::open(web(bpffs, &[A], &[D, C])).expect("the program loads");
+        assert_eq!(plane.pinned_weight(0), Some(percent(10_000)));
+        plane.detach_all().expect("the pins can be removed");
+    });
+}
+
+#[test]
+fn a_first_start_that_ends_before_attaching_leaves_no_folder() {
+    in_namespace("first", |bpffs| {
+        let plane = DataPlane::open(web(bpffs, &[A], &[C])).expect("the program loads");
+        plane.abandon().expect("its pins can be removed");
+        assert!(!bpffs.exists());
+        // Killed before it attached: the flow table has a key, and nobody's flows.
+        drop(DataPlane::open(web(bpffs, &[A], &[C])).expect("the program loads"));
+        running(&web(bpffs, &[B], &[D])).detach_all().expect("the pins can be removed");
+    });
+}
+
+#[test]
+fn somebody_elses_program_is_noticed_before_anything_is_loaded() {
+    in_namespace("busy", |bpffs| {
+        let other = bpffs.with_file_name(format!("gx-{}-busy-other", std::process::id()));
+        let plane = running(&Setup { interfaces: vec!["gb".to_owned()], ..web(&other, &[A], &[C]) });
+        match DataPlane::open(web(bpffs, &[A], &[C])) {
+            Err(error @ KernelError::InterfaceBusy { .. }) => {
+                let text = error.to_string();
+                assert!(text.contains("`gb`") && text.contains("bpftool link"), "{text}");
+            }
+            Err(error) => panic!("{error}"),
+            Ok(_) => panic!("gb is taken"),
+        }
+        assert!(pins(bpffs).is_empty(), "{:?}", pins(bpffs));
+        plane.detach_all().expect("the pins can be removed");
+    });
+}
+
+#[test]
+fn renamed_devices_keep_their_links_under_their_new_names() {
+    in_namespace("renamed", |bpffs| {
+        let mut plane = running(&web(bpffs, &[A], &[C]));
+        let before = backends(&mut plane, 80, Syn, 1000..1020);
+        drop(plane);
+        // The two swap their names, and one of them gets a dot later.
+        for (from, to) in [("ga", "gx"), ("gb", "ga"), ("gx", "gb")] {
+            ip(&format!("link set {from} down"));
+            ip(&format!("link set {from} name {to}"));
+            ip(&format!("link set {to} up"));
+        }
+        let mut plane = running(&web(bpffs, &[A], &[C]));
+        assert_eq!(links(bpffs), ["link-native-ga", "link-native-gb"]);
+        drop(plane);
+        ip("link set gb down");
+        ip("link set gb name g.1");
+        ip("link set g.1 up");
+        let interfaces = vec!["ga".to_owned(), "g.1".to_owned()];
+        plane = DataPlane::open(Setup { interfaces, ..web(bpffs, &[A], &[C]) }).expect("the program loads");
+        let attached = plane.attach().expect("the devices are ours");
+        assert!(attached.iter().all(|attachment| attachment.mode == AttachedMode::Native));
+        assert_eq!(links(bpffs), ["link-native-g:1", "link-native-ga"]);
+        let flows = plane.flows().count();
+        assert_eq!(flows, before.len());
+        plane.detach_all().expect("the pins can be removed");
+    });
+}
+
+fn links(bpffs: &Path) -> Vec<String> {
+    pins(bpffs).into_iter().filter(|name| name.starts_with("link")).collect()
+}
+
+#[test]
+fn a_device_that_leaves_the_config_or_the_host_leaves_weights_and_connections() {
+    in_namespace("device", |bpffs| {
+        let mut plane = running(&web(bpffs, &[A, B], &[C]));
+        plane.set_weight(0, percent(5000)).expect("a weight");
+        let before = backends(&mut plane, 80, Syn, 1000..1100);
+        drop(plane);
+        // All devices are gone; the links still know their program.
+        ip("link del ga");
+        ip("link del gb");
+        ip("link add ga type veth peer name ga-peer");
+        ip("link set ga up");
+        let interfaces = vec!["ga".to_owned()];
+        let mut plane = running(&Setup { interfaces, ..web(bpffs, &[A, B], &[C]) });
+        assert_eq!(plane.weight(0).expect("readable"), percent(5000));
+        assert_eq!(links(bpffs), ["link-native-ga"]);
+        let flows: BTreeSet<_> = plane.flows().filter_map(|flow| Some((flow.client?.port(), flow.backend))).collect();
+        let expected: BTreeSet<_> = before.into_iter().filter_map(|(port, backend)| Some((port, backend?))).collect();
+        assert_eq!(flows, expected);
+
+        // Without a link, the numbers in the flow table mean nothing.
+        drop(plane);
+        std::fs::remove_file(bpffs.join("link-native-ga")).expect("the pin is there");
+        let interfaces = vec!["ga".to_owned()];
+        plane = running(&Setup { interfaces, ..web(bpffs, &[B, A], &[C]) });
+        assert_eq!((plane.pinned_weight(0), plane.flows().count()), (None, 0));
+        assert!(plane.backend_readings().expect("readable").iter().all(|reading| reading.counters.new_flows == 0));
+        plane.detach_all().expect("the pins can be removed");
+    });
+}
+
+#[test]
+fn flows_of_a_service_that_leaves_are_forgotten_and_its_backends_numbers_come_free() {
+    in_namespace("leaves", |bpffs| {
+        let both = setup(bpffs, vec![service(80, &[A], &[B]), service(443, &[C], &[D])]);
+        let mut plane = running(&both);
+        backends(&mut plane, 80, Syn, 1000..1010);
+        let kept = backends(&mut plane, 443, Syn, 1000..1010);
+        drop(plane);
+        let one = setup(bpffs, vec![service(443, &[C], &[D])]);
+        let mut plane = running(&one);
+        assert_eq!(plane.flows().count(), 10);
+        assert_eq!(backends(&mut plane, 443, Ack, 1000..1010), kept);
+        drop(plane);
+        let plane = running(&both);
+        assert!(plane.flows().all(|flow| flow.service == Some(1)));
+        plane.detach_all().expect("the pins can be removed");
+    });
+}
+
+fn full_nat(sources: &[[u8; 4]], v1: &[&str]) -> ServiceSetup {
+    let sources = sources.iter().map(|&address| address.into()).collect();
+    ServiceSetup { mode: ForwardMode::FullNat { sources }, ..service(80, v1, &[]) }
+}
+
+#[test]
+fn source_ports_of_addresses_that_stay_go_over_to_the_next_program() {
+    in_namespace("sources", |bpffs| {
+        let (kept, left) = ([10, 77, 2, 200], [10, 77, 2, 201]);
+        let mut plane = running(&setup(bpffs, vec![full_nat(&[left, kept], &[A])]));
+        let vip = SocketAddr::new(VIP.into(), 80);
+        let sent: Vec<_> = (1000..1060)
+            .map(|port| (client(port), through(&mut plane, client(port), vip, Syn).expect("forwarded")))
+            .collect();
+        let flows: Vec<_> = plane.flows().collect();
+        assert_eq!(flows.len(), sent.len());
+        for (client, (source, backend)) in &sent {
+            let flow = flows.iter().find(|flow| flow.client == Some(*client)).expect("its flow");
+            assert_eq!((flow.source, flow.backend), (Some(*source), *backend));
+        }
+        drop(plane);
+
+        // Fewer ports, in the middle of the old ones, and a new address in the place of one that left.
+        let ports = SourcePorts { first: 20_025, count: 50 };
+        let next = setup(bpffs, vec![full_nat(&[kept, [10, 77, 2, 202]], &[A])]);
+        let mut plane = running(&Setup { source_ports: ports, ..next });
+        let stays = |source: &SocketAddr| {
+            source.ip() == std::net::IpAddr::from(kept) && (20_025..20_075).contains(&source.port())
+        };
+        let staying: Vec<_> = sent.iter().filter(|(_, (source, _))| stays(source)).collect();
+        assert!(staying.len() > 5, "{sent:?}");
+        assert_eq!(plane.flows().count(), staying.len());
+        for (client, (source, backend)) in staying {
+            assert_eq!(through(&mut plane, *client, vip, Ack), Some((*source, *backend)));
+            let reply = through(&mut plane, *backend, *source, Ack);
+            assert_eq!(reply, Some((vip, *client)), "the reply to {source}");
+        }
+        plane.detach_all().expect("the pins can be removed");
+    });
+}
+
+#[test]
+fn shards_that_change_in_number_get_the_lowest_weight() {
+    in_namespace("shards", |bpffs| {
+        let mut plane = running(&web(bpffs, &[A], &[C]));
+        plane.set_weights(0, &[percent(300), percent(200), percent(300), percent(400)]).expect("four shards");
+        drop(plane);
+        let mut next = web(bpffs, &[A], &[C]);
+        next.services[0].shards = Shards::Hash { count: 6 };
+        let plane = DataPlane::open(next).expect("the program loads");
+        assert_eq!(plane.weights(0).expect("readable"), [percent(200); 6]);
+        assert_eq!(plane.pinned_weights(0).map(<[Weight]>::len), Some(4));
+        plane.detach_all().expect("the pins can be removed");
+    });
+}
