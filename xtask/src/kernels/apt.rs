@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use super::{mirror, mirror::Mirror, say};
 use crate::workspace;
@@ -30,10 +30,13 @@ pub(super) struct Candidate {
 #[derive(Debug)]
 pub(super) struct Apt {
     dir: PathBuf,
+    /// Why lists are older than wanted, or some are not there.
+    trouble: Option<String>,
 }
 
 impl Apt {
-    /// Package lists of not long ago, from this machine's mirror. An error says why there are none.
+    /// Package lists of not long ago, from this machine's mirror, or older ones where it does not answer.
+    /// An error says why there can be none.
     pub(super) fn open(dir: PathBuf) -> Result<Self> {
         for program in ["apt-get", "apt-cache", "dpkg-deb"] {
             ensure!(workspace::find_program(program).is_some(), "there is no {program} here");
@@ -41,9 +44,10 @@ impl Apt {
         ensure!(Path::new(KEYRING).exists(), "Debian's keys are not here ({KEYRING})");
         let mirror = mirror::find(sources_of_this_machine().iter().map(String::as_str))
             .with_context(|| format!("apt's sources ({SOURCES_DIR}) name no mirror of Debian and of its updates"))?;
-        let apt = Self { dir };
+        let mut apt = Self { dir, trouble: None };
         apt.write_config(&mirror)?;
-        apt.update()?;
+        // One suite that is gone must not keep the others away.
+        apt.trouble = apt.update().err().map(|error| format!("{error:#}"));
         Ok(apt)
     }
 
@@ -51,7 +55,7 @@ impl Apt {
     pub(super) fn versions(&self, package: &str) -> Result<Vec<Candidate>> {
         let mut show = self.command("apt-cache");
         show.args(["show", package]);
-        Ok(candidates_in(&output_of(&mut show)?))
+        Ok(candidates_in(&self.output_of(&mut show)?))
     }
 
     /// Fetches packages with all that they need, whatever is installed here, and unpacks all of it.
@@ -59,7 +63,7 @@ impl Apt {
         let archives = self.dir.join("cache/archives");
         let mut install = self.command("apt-get");
         install.args(["-qq", "install", "-y", "--download-only", "--no-install-recommends"]).args(packages);
-        output_of(&mut install)?;
+        self.output_of(&mut install)?;
         unpack_all(&archives, into)
     }
 
@@ -70,7 +74,7 @@ impl Apt {
         fs::create_dir_all(&downloads)?;
         let mut download = self.command("apt-get");
         download.args(["-qq", "download"]).args(packages).current_dir(&downloads);
-        output_of(&mut download)?;
+        self.output_of(&mut download)?;
         unpack_all(&downloads, into)
     }
 
@@ -101,8 +105,17 @@ impl Apt {
             return Ok(());
         }
         say("fetching package lists")?;
-        output_of(self.command("apt-get").args(["-qq", "update"]))?;
+        // Without the option, a mirror that does not answer is a warning only.
+        output_of(self.command("apt-get").args(["-qq", "-o", "APT::Update::Error-Mode=any", "update"]))?;
         fs::write(self.stamp(), "").context("the stamp of the package lists")
+    }
+
+    /// Runs to the end; an error says also what was wrong with the lists.
+    fn output_of(&self, command: &mut Command) -> Result<String> {
+        output_of(command).map_err(|error| match &self.trouble {
+            Some(trouble) => anyhow!("{error:#}; before, {trouble}"),
+            None => error,
+        })
     }
 
     fn command(&self, program: &str) -> Command {
@@ -165,14 +178,15 @@ fn unpack_all(debs: &Path, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs to the end; the error has the program's own last words.
+/// Runs to the end; the error has the program's own words: apt's first error, or the last line.
 pub(super) fn output_of(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("{name} does not start"))?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
-        let last = words.lines().map(str::trim).rfind(|line| !line.is_empty());
-        bail!("{name} failed: {}", last.unwrap_or("it does not say why"));
+        let first = words.lines().find_map(|line| line.strip_prefix("E: "));
+        let said = first.or_else(|| words.lines().rfind(|line| !line.trim().is_empty()));
+        bail!("{name} failed: {}", said.unwrap_or("it does not say why").trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -207,9 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn an_error_has_the_programs_last_words() {
-        let error = output_of(Command::new("sh").args(["-c", "echo first >&2; echo E: last >&2; echo >&2; exit 1"]));
-        assert_eq!(error.unwrap_err().to_string(), "sh failed: E: last");
+    fn an_error_has_the_programs_words() {
+        for (script, expected) in [
+            ("echo W: no >&2; echo E: first >&2; echo E: no >&2; exit 1", "sh failed: first"),
+            ("echo no >&2; echo last >&2; echo >&2; exit 1", "sh failed: last"),
+            ("exit 1", "sh failed: it does not say why"),
+        ] {
+            assert_eq!(output_of(Command::new("sh").args(["-c", script])).unwrap_err().to_string(), expected);
+        }
         assert_eq!(output_of(Command::new("sh").args(["-c", "echo out"])).unwrap(), "out\n");
     }
 }

@@ -40,8 +40,8 @@ impl Kernel {
             Err(error) => Err(anyhow!("{error:#}")),
         };
         newest.or_else(|error| {
-            let contents = cache.contents(release.name).ok_or(error)?;
-            say(&format!("kernel {}: no newer one can be fetched, taking that of the cache", release.name))?;
+            let Some(contents) = cache.contents(release.name) else { return Err(error) };
+            say(&format!("kernel {}: that of the cache, for none can be fetched: {error:#}", release.name))?;
             Self::from_contents(release, &contents, cache.path(release.name))
         })
     }

@@ -24,7 +24,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::{setup, suites::Tally, workspace};
 use apt::Apt;
@@ -48,14 +48,16 @@ pub(crate) fn test(named: &[Release]) -> Result<ExitCode> {
     // Fetched first, all of it: what can't be had is known before minutes go into building.
     let apt = open_apt(&cache);
     let tools = Tools::fetch(&apt, &cache);
-    let mut skipped = 0;
-    let mut kernels = Vec::new();
+    let (mut kernels, mut skipped) = (Vec::new(), 0);
     for release in releases {
-        match Kernel::fetch(*release, &apt, &cache) {
-            Ok(kernel) if tools.is_ok() => kernels.push(kernel),
-            fetched => {
-                let reason = fetched.err().or_else(|| tools.as_ref().err().map(|error| anyhow::anyhow!("{error:#}")));
-                say(&format!("kernel {}: skipped: {:#}", release.name, reason.context("a reason to skip")?))?;
+        let fetched = match &tools {
+            Ok(_) => Kernel::fetch(*release, &apt, &cache),
+            Err(error) => Err(anyhow!("{error:#}")),
+        };
+        match fetched {
+            Ok(kernel) => kernels.push(kernel),
+            Err(reason) => {
+                say(&format!("kernel {}: skipped: {reason:#}", release.name))?;
                 skipped += 1;
             }
         }

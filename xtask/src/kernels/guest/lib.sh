@@ -121,8 +121,11 @@ start_agent() {
     # Not by `inside`, whose process would be a shell between.
     nsenter --net=/run/netns/lb grayxdp run --config "$CONFIG" >>/tmp/agent.log 2>&1 &
     AGENT=$!
-    soon gx status
+    soon agent_settled
+    kill -0 "$AGENT" 2>/dev/null || fail "the agent has ended"
 }
+
+agent_settled() { gx status || ! kill -0 "$AGENT"; }
 
 # set_weight PERCENT: of both services.
 set_weight() {
