@@ -5,6 +5,7 @@
 mod check;
 mod ci;
 mod e2e;
+mod kernels;
 mod leftovers;
 mod programs;
 mod setup;
@@ -42,6 +43,10 @@ enum Command {
         /// Only the tests that need neither root nor namespaces
         #[arg(long)]
         no_e2e: bool,
+        /// Instead: packet tests and a smoke on these of Debian's kernels, in emulation (no root); on all if none is named
+        #[arg(long, value_name = "KERNEL", num_args = 0.., value_parser = kernels::parse)]
+        #[arg(conflicts_with_all = ["no_e2e", "filter", "harness_args"])]
+        kernels: Option<Vec<kernels::Release>>,
         /// Only tests whose name contains this
         filter: Option<String>,
         /// Passed to the test programs, for instance `-- --nocapture`
@@ -71,7 +76,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Build => programs::build_command(),
         Command::Demo { args } => programs::demo(&args),
         Command::Bench { args } => programs::bench(&args),
-        Command::Test { no_e2e, filter, harness_args } => {
+        Command::Test { kernels: Some(kernels), .. } => kernels::test(&kernels),
+        Command::Test { no_e2e, filter, harness_args, kernels: None } => {
             let scope = if no_e2e { e2e::Scope::WithoutRoot } else { e2e::Scope::All };
             e2e::test(scope, filter.as_deref(), &harness_args)
         }

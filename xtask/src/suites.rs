@@ -63,7 +63,7 @@ fn run_and_show(cargo_test: &mut Command, shown: &mut dyn Write) -> Result<Tally
 }
 
 /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; …`; a test's own output may precede it on the line.
-fn result_in(line: &str) -> Option<Tally> {
+pub(crate) fn result_in(line: &str) -> Option<Tally> {
     let counts = &line[line.find("test result: ")?..];
     let count = |what: &str| {
         let before = &counts[..counts.find(what)?];
