@@ -40,7 +40,12 @@ impl Freshness {
                 None => (Probe::Create(key), FAILED_PAUSE),
                 Some(NeighbourState::Failed) => (Probe::Confirm(key), FAILED_PAUSE),
                 Some(NeighbourState::Stale) => (Probe::Confirm(key), STALE_PAUSE),
-                Some(NeighbourState::Valid | NeighbourState::Resolving) => continue,
+                Some(NeighbourState::Resolving) => continue,
+                Some(NeighbourState::Valid) => {
+                    // Whatever becomes of it is news, and asked for at once.
+                    self.probed.remove(&key);
+                    continue;
+                }
             };
             let is_due = self.probed.get(&key).is_none_or(|&last| now.saturating_duration_since(last) >= pause);
             if is_due {
@@ -100,6 +105,17 @@ mod tests {
         let at = |second: usize| counts[second];
         assert_eq!((at(0), at(1), at(4), at(5), at(30), at(60)), (3, 0, 0, 2, 3, 3));
         assert_eq!(counts.iter().sum::<usize>(), 13 + 13 + 3);
+    }
+
+    #[test]
+    fn one_that_was_valid_is_asked_for_as_soon_as_it_is_not() {
+        let wanted = [key(1)].into();
+        let mut freshness = Freshness::default();
+        let start = Instant::now();
+        assert_eq!(freshness.due(&wanted, &Neighbours::new(), start).len(), 1);
+        assert_eq!(freshness.due(&wanted, &neighbours(&[(1, NeighbourState::Valid)]), start).len(), 0);
+        assert_eq!(freshness.due(&wanted, &Neighbours::new(), start).len(), 1);
+        assert_eq!(freshness.due(&wanted, &neighbours(&[(1, NeighbourState::Failed)]), start).len(), 0);
     }
 
     #[test]

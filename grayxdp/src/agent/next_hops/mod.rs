@@ -8,7 +8,9 @@
 //! It runs on a thread of its own, in the network namespace of whoever started it: netlink requests wait in the kernel for
 //! its lock on network configuration, which others may hold for long.
 
+mod changes;
 mod freshness;
+mod kernel;
 mod longest_prefix;
 mod netlink;
 mod parse;

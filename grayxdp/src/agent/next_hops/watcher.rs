@@ -11,8 +11,9 @@ use tokio::{runtime::Runtime, sync::watch};
 
 use super::{
     NextHopError, Snapshot,
+    changes::{Changes, Outdated},
     freshness::Freshness,
-    netlink::{Changes, Kernel, Outdated},
+    kernel::Kernel,
     resolve::{Resolution, resolve},
     tables::Tables,
 };
@@ -22,7 +23,7 @@ const BURST: Duration = Duration::from_millis(5);
 /// Reading takes at most one part in so many of the time, however often tables change.
 const REST_PER_WORK: u32 = 10;
 /// How often neighbours are looked at though nothing was heard of them: not every change of state is told.
-const NEIGHBOURS_PAUSE: Duration = Duration::from_secs(5);
+const NEIGHBOURS_PAUSE: Duration = Duration::from_secs(2);
 /// How often everything is read though nothing was heard.
 pub(super) const FULL_PAUSE: Duration = Duration::from_secs(30);
 /// How long nothing is tried after netlink has failed.
