@@ -36,7 +36,10 @@ impl Watched {
         let devices = LB_DEVICES.map(|device| index_of(&topology.lb, device));
         let interfaces = devices.into_iter().collect::<Result<Vec<u32>>>()?;
         let backends = Family::ALL.iter().flat_map(|family| Version::ALL.map(|version| family.backend(version)));
-        let (watcher, snapshots) = topology.lb.run(|| next_hops::watch(backends.collect(), interfaces))??;
+        let (watcher, snapshots) = topology.lb.block_on(async {
+            // On a runtime, as in the agent.
+            Ok(next_hops::watch(backends.collect(), interfaces)?)
+        })?;
         Ok(Self { topology, watcher, snapshots })
     }
 

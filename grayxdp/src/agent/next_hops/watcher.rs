@@ -3,6 +3,7 @@
 use std::{
     io,
     net::IpAddr,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -45,6 +46,7 @@ impl Watcher {
 /// Keeps the next hops of these backends, and those of replies, out of these interfaces (by index), as seen from the
 /// network namespace of the calling thread.
 ///
+/// Returns after the first reading (milliseconds; longer while others hold the kernel's lock on network configuration).
 /// The receiver has a snapshot from the beginning, and hears of each that differs. While the kernel cannot be asked the
 /// snapshot is [`Snapshot::unresolved`]. Should the thread ever end by itself, [`watch::Receiver::changed`] fails: the
 /// last snapshot must not be used any more then, for nobody keeps it fresh.
@@ -52,12 +54,30 @@ pub fn watch(
     backends: Vec<IpAddr>,
     interfaces: Vec<u32>,
 ) -> Result<(Watcher, watch::Receiver<Snapshot>), NextHopError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(NextHopError::Thread)?;
     let (backends, changed_backends) = watch::channel(in_order(backends));
-    let (mut keeper, snapshots) = Keeper::new(changed_backends, interfaces, &runtime)?;
-    let keep = move || runtime.block_on(keeper.keep());
+    let (tell, told) = mpsc::sync_channel(1);
+    // All of it over there: a runtime must not be dropped on another runtime's thread, not even after an error.
+    let keep = move || {
+        let started = start(changed_backends, interfaces);
+        let told = match started {
+            Ok((runtime, mut keeper, snapshots)) => tell.send(Ok(snapshots)).map(|()| runtime.block_on(keeper.keep())),
+            Err(error) => tell.send(Err(error)),
+        };
+        // Whoever asked has waited, unless it has panicked.
+        told.ok();
+    };
     thread::Builder::new().name("next-hops".to_owned()).spawn(keep).map_err(NextHopError::Thread)?;
+    let ended = |_| NextHopError::Thread(io::Error::other("it ended before its first reading"));
+    let snapshots = told.recv().map_err(ended)??;
     Ok((Watcher { backends }, snapshots))
+}
+
+type Started = (Runtime, Keeper, watch::Receiver<Snapshot>);
+
+fn start(backends: watch::Receiver<Vec<IpAddr>>, interfaces: Vec<u32>) -> Result<Started, NextHopError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(NextHopError::Thread)?;
+    let (keeper, snapshots) = Keeper::new(backends, interfaces, &runtime)?;
+    Ok((runtime, keeper, snapshots))
 }
 
 fn in_order(mut backends: Vec<IpAddr>) -> Vec<IpAddr> {
