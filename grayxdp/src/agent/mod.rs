@@ -10,6 +10,7 @@ mod exporter;
 mod fake_kernel;
 mod journal;
 mod kernel;
+pub mod next_hops;
 mod releases;
 mod request;
 mod run;
