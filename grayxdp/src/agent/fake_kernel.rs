@@ -45,6 +45,15 @@ v2 = {{ backends = [{{ address = "10.0.2.10:53" }}] }}
     Config::parse("test.toml", &text).expect("a valid config")
 }
 
+/// When an agent is killed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Dies {
+    /// When it is about to write a weight.
+    BeforeTheWrite,
+    /// When the kernel has the weight, and nothing else has been done yet.
+    AfterTheWrite,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct FakeKernel {
@@ -55,6 +64,8 @@ pub(super) struct FakeKernel {
     pub(super) fails_to_raise: bool,
     /// Writes of a lower or equal weight fail.
     pub(super) fails_to_lower: bool,
+    /// The agent dies (by a panic, which a test catches) at the next write.
+    pub(super) dies: Option<Dies>,
     /// Every weight that was ever written, by service.
     pub(super) written: Vec<(usize, Weight)>,
 }
@@ -68,6 +79,7 @@ impl FakeKernel {
             readings: Vec::new(),
             fails_to_raise: false,
             fails_to_lower: false,
+            dies: None,
             written: Vec::new(),
         }
     }
@@ -91,12 +103,14 @@ impl Kernel for FakeKernel {
     }
 
     fn set_weight(&mut self, service: usize, weight: Weight) -> Result<(), KernelError> {
+        assert_ne!(self.dies, Some(Dies::BeforeTheWrite), "killed before its write");
         let fails = if weight > self.weights[service] { self.fails_to_raise } else { self.fails_to_lower };
         if fails {
             return Err(KernelError::Map { what: "write a weight", reason: "the test wants it so".to_owned() });
         }
         self.weights[service] = weight;
         self.written.push((service, weight));
+        assert_ne!(self.dies, Some(Dies::AfterTheWrite), "killed after its write");
         Ok(())
     }
 

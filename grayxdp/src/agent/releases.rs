@@ -155,13 +155,13 @@ impl<K: Kernel> Releases<K> {
     fn raise(&mut self, index: usize, next: Release, cause: Cause<'_>) -> Result<(), CommandError> {
         let before = self.release(index).weight;
         let service = self.services[index].name.clone();
-        let entry = self.entry(index, &next, before, Some(cause));
+        let mut entry = self.entry(index, &next, before, Some(cause));
+        let raises_weight = next.weight > before;
+        entry.stored.raised_from = raises_weight.then_some(before);
         if let Err(source) = self.journal.write_ahead(entry) {
             return Err(CommandError::NotStored { service, weight: before, source: Box::new(source) });
         }
-        if next.weight > before
-            && let Err(source) = self.kernel.set_weight(index, next.weight)
-        {
+        if raises_weight && let Err(source) = self.kernel.set_weight(index, next.weight) {
             let error = CommandError::NotRaised { service, weight: before, source };
             // Some shards may have it already.
             self.standings[index].kernel_behind = self.kernel.set_weight(index, before).is_err();
@@ -171,6 +171,10 @@ impl<K: Kernel> Releases<K> {
             return Err(error);
         }
         self.take(index, next);
+        if raises_weight {
+            // The deed is done: from now on a lower weight in the kernel is one that somebody wanted.
+            self.save(index);
+        }
         Ok(())
     }
 
@@ -269,6 +273,15 @@ impl<K: Kernel> Releases<K> {
         self.journal.fault()
     }
 
+    /// What to tell whoever has just changed a release, where the change would not outlive the agent.
+    pub(super) fn unstored(&self, index: usize) -> Option<String> {
+        let fault = self.journal.fault_for(&self.services[index].name)?;
+        Some(format!(
+            "this is done in the kernel, but not stored: {fault}. A restart of the agent or of this host before that is \
+             mended may undo it; once it is mended, it is stored within seconds"
+        ))
+    }
+
     fn entry(&self, index: usize, release: &Release, from: Weight, cause: Option<Cause<'_>>) -> crate::store::Entry {
         let event = cause.map(|cause| HistoryEvent {
             event: cause.event.to_owned(),
@@ -279,8 +292,12 @@ impl<K: Kernel> Releases<K> {
             actor: cause.actor.to_owned(),
         });
         let Standing { schedule_text, canary, .. } = &self.standings[index];
-        let stored =
-            StoredRelease { release: release.clone(), schedule: schedule_text.clone(), canary: canary.clone() };
+        let stored = StoredRelease {
+            release: release.clone(),
+            schedule: schedule_text.clone(),
+            canary: canary.clone(),
+            raised_from: None,
+        };
         journal::entry(&self.services[index].name, stored, event)
     }
 }

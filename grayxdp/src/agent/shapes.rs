@@ -48,6 +48,9 @@ pub struct ServiceStatus {
     pub state: String,
     /// Why it stands there: a sentence.
     pub reason: String,
+    /// What is in danger, and what to do: what was done in the kernel and could not be stored. `null` when all is well.
+    #[serde(default)]
+    pub warning: Option<String>,
     /// v2's share that is wanted, in percent.
     pub weight: f64,
     /// v2's share that the kernel's map holds, in percent; `null` when the map cannot be read.

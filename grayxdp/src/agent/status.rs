@@ -35,6 +35,7 @@ pub(super) fn service_status<K: Kernel>(
         key: service.key.name().to_owned(),
         state: release.state.name().to_owned(),
         reason: reason(release, releases.store_fault()),
+        warning: releases.unstored(index),
         weight: percent(release.weight),
         kernel_weight: kernel_weight(releases, index).map(percent),
         measured_share: measured_share.map(rounded),

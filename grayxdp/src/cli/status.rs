@@ -27,14 +27,18 @@ pub(crate) fn status(status: &AgentStatus) -> String {
     text
 }
 
-/// What a command did, as a sentence.
+/// What a command did, as a sentence; a second one where it is in danger.
 pub(crate) fn change(before: &ServiceStatus, after: &ServiceStatus) -> String {
-    let ServiceStatus { name, weight, state, .. } = after;
-    if (before.weight - weight).abs() < f64::EPSILON {
+    let ServiceStatus { name, weight, state, warning, .. } = after;
+    let mut text = if (before.weight - weight).abs() < f64::EPSILON {
         format!("{name}: v2 {weight:.2} % ({state})\n")
     } else {
         format!("{name}: v2 {:.2} % → {weight:.2} % ({state})\n", before.weight)
+    };
+    if let Some(warning) = warning {
+        let _ = writeln!(text, "warning: {warning}");
     }
+    text
 }
 
 fn service(service: &ServiceStatus) -> String {
@@ -44,6 +48,9 @@ fn service(service: &ServiceStatus) -> String {
         let _ = writeln!(text, "  {name:<9} {value}");
     };
     line("state", format!("{}: {}", service.state, service.reason));
+    if let Some(warning) = &service.warning {
+        line("warning", warning.clone());
+    }
     line("v2 share", share(service));
     line("schedule", schedule(service));
     format!(
@@ -217,5 +224,12 @@ web  tcp 203.0.113.10:80, nat, key source-ip
   v2                               100        1000   97.7 KiB         1000     9876 B            1          0
 ";
         assert_eq!(super::status(&status), expected);
+
+        let mut in_danger = status.services[0].clone();
+        in_danger.warning = Some("this is done in the kernel, but not stored".to_owned());
+        let change = change(&status.services[0], &in_danger);
+        let line = "warning: this is done in the kernel, but not stored";
+        assert_eq!(change.lines().collect::<Vec<_>>(), ["web: v2 20.00 % (progressing)", line]);
+        assert!(service(&in_danger).contains("\n  warning   this is done in the kernel, but not stored\n"));
     }
 }

@@ -23,7 +23,9 @@ pub use self::history::HistoryEvent;
 /// Marks a database file as grayxdp's ("gxdp"), in SQLite's header.
 const APPLICATION_ID: i32 = 0x6778_6470;
 /// Version of `schema.sql`, in SQLite's header.
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
+/// What brings a file of schema 1 to schema 2, for an agent that is upgraded in the middle of a release.
+const MIGRATION_1_TO_2: &str = "ALTER TABLE releases ADD COLUMN raised_from_hundredths INTEGER;";
 /// How long a write waits for somebody who reads the file at the moment.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -118,6 +120,9 @@ pub struct StoredRelease {
     pub schedule: String,
     /// The backends that are its v2.
     pub canary: BTreeSet<SocketAddr>,
+    /// The weight before a raise that is stored ahead of its deed: the kernel may still have that. `None` once it is
+    /// known what the kernel has.
+    pub raised_from: Option<Weight>,
 }
 
 /// What one transaction writes: where a release stands now, and what brought it there.
@@ -162,8 +167,8 @@ impl Store {
         let row = self
             .connection
             .prepare_cached(
-                "SELECT state, schedule_time_ms, weight_hundredths, schedule, canary, reason FROM releases
-                 WHERE service = ?1",
+                "SELECT state, schedule_time_ms, weight_hundredths, schedule, canary, reason, raised_from_hundredths
+                 FROM releases WHERE service = ?1",
             )
             .and_then(|mut statement| statement.query_row([service], release_columns).optional())
             .map_err(|source| self.read_error(source))?;
@@ -205,7 +210,7 @@ fn check(path: &Path, connection: &Connection) -> Result<(), StoreError> {
         return Err(StoreError::Foreign { path: path.to_owned() });
     }
     let found = number("user_version")?;
-    if found != SCHEMA_VERSION {
+    if !(1..=SCHEMA_VERSION).contains(&found) {
         return Err(StoreError::Version { path: path.to_owned(), found });
     }
     let finding: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
@@ -218,6 +223,9 @@ fn check(path: &Path, connection: &Connection) -> Result<(), StoreError> {
 /// Makes what is missing. The version is written every time: it shows that the file can be written.
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if transaction.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0))? == 1 {
+        transaction.execute_batch(MIGRATION_1_TO_2)?;
+    }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.execute_batch(include_str!("schema.sql"))?;
@@ -236,15 +244,16 @@ fn write(connection: &mut Connection, entries: &[Entry]) -> rusqlite::Result<()>
 }
 
 fn write_release(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<()> {
-    let StoredRelease { release, schedule, canary } = &entry.stored;
+    let StoredRelease { release, schedule, canary, raised_from } = &entry.stored;
     let canary: Vec<String> = canary.iter().map(ToString::to_string).collect();
     transaction
         .prepare_cached(
             "INSERT INTO releases
-                 (service, state, schedule_time_ms, weight_hundredths, schedule, canary, reason, updated_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 (service, state, schedule_time_ms, weight_hundredths, schedule, canary, reason, updated_ms,
+                  raised_from_hundredths)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
              ON CONFLICT (service) DO UPDATE SET state = ?2, schedule_time_ms = ?3, weight_hundredths = ?4,
-                 schedule = ?5, canary = ?6, reason = ?7, updated_ms = ?8",
+                 schedule = ?5, canary = ?6, reason = ?7, updated_ms = ?8, raised_from_hundredths = ?9",
         )?
         .execute(params![
             entry.service,
@@ -255,6 +264,7 @@ fn write_release(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Resu
             canary.join(" "),
             release.reason,
             unix_milliseconds(entry.at),
+            raised_from.map(Weight::hundredths),
         ])
         .map(drop)
 }
@@ -267,6 +277,7 @@ struct ReleaseColumns {
     schedule: String,
     canary: String,
     reason: String,
+    raised_from_hundredths: Option<u16>,
 }
 
 fn release_columns(row: &Row<'_>) -> rusqlite::Result<ReleaseColumns> {
@@ -277,6 +288,7 @@ fn release_columns(row: &Row<'_>) -> rusqlite::Result<ReleaseColumns> {
         schedule: row.get(3)?,
         canary: row.get(4)?,
         reason: row.get(5)?,
+        raised_from_hundredths: row.get(6)?,
     })
 }
 
@@ -289,7 +301,11 @@ impl ReleaseColumns {
             reason: self.reason,
         };
         let canary = self.canary.split_whitespace().map(|address| address.parse().ok()).collect::<Option<_>>()?;
-        Some(StoredRelease { release, schedule: self.schedule, canary })
+        let raised_from = match self.raised_from_hundredths {
+            Some(hundredths) => Some(Weight::from_hundredths(hundredths)?),
+            None => None,
+        };
+        Some(StoredRelease { release, schedule: self.schedule, canary, raised_from })
     }
 }
 

@@ -8,7 +8,9 @@ CREATE TABLE IF NOT EXISTS releases (
     -- Addresses of v2's backends, separated by spaces.
     canary TEXT NOT NULL,
     reason TEXT NOT NULL,
-    updated_ms INTEGER NOT NULL
+    updated_ms INTEGER NOT NULL,
+    -- The weight before a raise that was stored ahead of its deed; null once it is known what the kernel has.
+    raised_from_hundredths INTEGER
 ) STRICT;
 
 -- What has happened: one row for each command and each change of a weight or a state.

@@ -20,6 +20,7 @@ fn entry(service: &str, hundredths: u16, event: Option<&str>) -> Entry {
             },
             schedule: "linear".to_owned(),
             canary: ["10.0.2.10:8080", "[2001:db8::1]:53"].map(|text| text.parse().expect("an address")).into(),
+            raised_from: None,
         },
         at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         event: event.map(|event| HistoryEvent {
@@ -37,12 +38,13 @@ fn entry(service: &str, hundredths: u16, event: Option<&str>) -> Entry {
 fn what_is_written_is_found_after_a_restart() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("deeper").join("state.db");
-    let (first, second) = (entry("web", 1000, Some("start")), entry("web", 2000, Some("weight_changed")));
+    let (first, mut second) = (entry("web", 1000, Some("start")), entry("web", 2000, Some("weight_changed")));
+    second.stored.raised_from = Some(weight(1000));
     {
         let mut store = Store::open(&path).expect("a new store");
         assert_eq!(store.release("web").expect("readable"), None);
         store.append(&[first.clone(), second.clone()]).expect("writable");
-        store.append(&[entry("web", 2000, None), entry("dns", 1, None)]).expect("writable");
+        store.append(&[entry("dns", 1, None)]).expect("writable");
     }
     let store = Store::open(&path).expect("the same store");
     assert_eq!(store.release("web").expect("readable"), Some(second.stored.clone()));
@@ -98,6 +100,28 @@ fn what_is_no_database_of_ours_is_refused_and_left_alone() {
     drop(Store::open(&path).expect("a new store"));
     Connection::open(&path).expect("a database").pragma_update(None, "user_version", 99).expect("writable");
     assert!(matches!(Store::open(&path), Err(StoreError::Version { found: 99, .. })));
+}
+
+#[test]
+fn a_file_of_the_last_schema_is_brought_up_to_date_with_its_release() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    drop(Store::open(&path).expect("a new store"));
+    let old = Connection::open(&path).expect("a database");
+    old.execute_batch(
+        "ALTER TABLE releases DROP COLUMN raised_from_hundredths;
+         PRAGMA user_version = 1;
+         INSERT INTO releases VALUES ('web', 'frozen', 1234, 2000, 'linear', '10.0.2.10:8080', 'by hand', 5);",
+    )
+    .expect("as schema 1 has it");
+    drop(old);
+    for _ in 0..2 {
+        let mut store = Store::open(&path).expect("readable");
+        let stored = store.release("web").expect("readable").expect("stored");
+        assert_eq!((stored.release.state, stored.release.weight), (State::Frozen, weight(2000)));
+        assert_eq!(stored.raised_from, None);
+        store.append(&[entry("dns", 1, None)]).expect("writable");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use grayxdp_common::weight::Weight;
 use super::{Cause, Releases, Standing};
 use crate::{
     agent::{AgentError, kernel::Kernel},
-    decide::controller::{self, Release, State},
+    decide::controller::{self, Left, Release, SameSchedule, State},
     store::StoredRelease,
 };
 
@@ -30,14 +30,17 @@ impl<K: Kernel> Releases<K> {
         let schedule_text = service.schedule.to_string();
         let canary: BTreeSet<_> = service.v2.backends.iter().map(|backend| backend.address).collect();
         let pinned = self.kernel.pinned_weight(index);
-        let same_schedule = stored.as_ref().is_none_or(|stored| stored.schedule == schedule_text);
+        let raised_from = stored.as_ref().and_then(|stored| stored.raised_from);
+        let same = stored.as_ref().is_none_or(|stored| stored.schedule == schedule_text);
+        let same = if same { SameSchedule::Yes } else { SameSchedule::No };
         let former = match stored {
             None => unknown(pinned),
             // A promoted v2 that became v1 has left its place to a new canary, which must not get what the old one had.
             Some(stored) if stored.canary.is_disjoint(&canary) => of_another_canary(&stored.release, pinned),
             Some(stored) => stored.release,
         };
-        let release = controller::take_over(&service.schedule, former, same_schedule, pinned);
+        let left = Left { stored: former, raised_from, kernel: pinned, schedule: same };
+        let release = controller::take_over(&service.schedule, left);
         Standing {
             saved_at: release.schedule_time,
             release,

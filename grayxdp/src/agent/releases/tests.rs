@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use rusqlite::Connection;
 
 use super::*;
-use crate::agent::fake_kernel::{FakeKernel, config};
+use crate::agent::fake_kernel::{Dies, FakeKernel, config};
 
 const WEB: usize = 0;
 const DNS: usize = 1;
@@ -116,6 +116,93 @@ fn a_killed_agent_loses_at_most_a_second_of_the_schedule() {
     assert_eq!(releases.kernel.written, [], "traffic sees nothing of a new agent");
     releases.advance(SECOND * 5);
     assert_eq!(releases.kernel.weights[WEB], percent(30));
+}
+
+/// The agent dies while it does something, and the next one finds what is left.
+fn killed_while(
+    directory: &Path,
+    mut releases: Releases<FakeKernel>,
+    dies: Dies,
+    deed: impl FnOnce(&mut Releases<FakeKernel>),
+) -> Releases<FakeKernel> {
+    releases.kernel.dies = Some(dies);
+    let deed = std::panic::AssertUnwindSafe(|| deed(&mut releases));
+    std::panic::catch_unwind(deed).expect_err("it dies");
+    killed(directory, releases)
+}
+
+#[test]
+fn an_agent_that_dies_between_its_two_writes_never_makes_the_next_one_raise_what_somebody_lowered() {
+    use Dies::{AfterTheWrite, BeforeTheWrite};
+    use State::{Frozen, Progressing, RolledBack};
+    let to_zero = Event::SetWeight(Weight::ZERO);
+    let to_ten = Event::SetWeight(percent(10));
+    // At which second of the schedule; what is going on; when it dies; state and weight that the next agent begins with.
+    for (at_s, event, dies, expected) in [
+        // Lowered in the kernel, and not in the store. At 15 s the schedule has just gone from 0 to 10 %.
+        (15, Event::Rollback, AfterTheWrite, (Frozen, 0)),
+        (15, to_zero, AfterTheWrite, (Frozen, 0)),
+        (25, Event::Rollback, AfterTheWrite, (Frozen, 0)),
+        // Back to the very weight that the last step came from.
+        (25, to_ten, AfterTheWrite, (Frozen, 10)),
+        (20, to_ten, AfterTheWrite, (Frozen, 10)),
+        // Nothing has happened yet: as if nobody had said anything, which is what they were told.
+        (25, Event::Rollback, BeforeTheWrite, (Progressing, 20)),
+        // Raised in the store, and not in the kernel: the schedule takes the same step again.
+        (29, Event::Elapsed(SECOND), BeforeTheWrite, (Progressing, 20)),
+        (29, Event::Elapsed(SECOND), AfterTheWrite, (Progressing, 30)),
+        // A kernel at 0 % may be one that was rolled back.
+        (9, Event::Elapsed(SECOND), BeforeTheWrite, (Frozen, 0)),
+        (9, Event::Elapsed(SECOND), AfterTheWrite, (Progressing, 10)),
+        (25, Event::SetWeight(percent(60)), BeforeTheWrite, (Frozen, 20)),
+        (25, Event::Promote, BeforeTheWrite, (Frozen, 20)),
+    ] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut releases = new_agent(directory.path());
+        releases.command("web", Event::Start, PERSON).expect("started");
+        for _ in 0..at_s {
+            releases.advance(SECOND);
+        }
+        let mut releases = killed_while(directory.path(), releases, dies, |releases| match event {
+            Event::Elapsed(passed) => releases.advance(passed),
+            event => drop(releases.command("web", event, PERSON)),
+        });
+        let (state, whole) = expected;
+        let found = releases.release(WEB).clone();
+        assert_eq!((found.state, found.weight), (state, percent(whole)), "{at_s} {event:?} {dies:?}: {found:?}");
+        assert_eq!(releases.kernel.weights[WEB], percent(whole), "{at_s} {event:?} {dies:?}");
+        for _ in 0..30 {
+            releases.advance(SECOND);
+        }
+        let stands_still = matches!(state, Frozen | RolledBack);
+        assert_eq!(releases.kernel.weights[WEB] == percent(whole), stands_still, "{at_s} {event:?} {dies:?}");
+    }
+}
+
+#[test]
+fn what_is_lowered_on_a_full_disk_is_done_and_said_to_be_in_danger() {
+    for (event, kernel) in
+        [(Event::Rollback, percent(0)), (Event::SetWeight(percent(10)), percent(10)), (Event::Freeze, percent(20))]
+    {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut releases = new_agent(directory.path());
+        releases.command("web", Event::Start, PERSON).expect("started");
+        for _ in 0..25 {
+            releases.advance(SECOND);
+        }
+        assert_eq!(releases.unstored(WEB), None);
+        break_store(directory.path());
+        releases.command("web", event, PERSON).expect("lowering works");
+        assert_eq!(releases.kernel.weights[WEB], kernel, "{event:?}");
+        let said = releases.unstored(WEB).expect("a warning");
+        for part in ["done in the kernel", "not stored", "disk full", "restart", "may undo"] {
+            assert!(said.contains(part), "{event:?}: {said}");
+        }
+        assert_eq!(releases.unstored(DNS), None, "nothing of it is at stake");
+        mend_store(directory.path());
+        releases.advance(SECOND * 10);
+        assert_eq!(releases.unstored(WEB), None, "{event:?}");
+    }
 }
 
 #[test]

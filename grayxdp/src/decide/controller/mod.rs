@@ -142,10 +142,6 @@ pub enum Refusal {
     },
 }
 
-/// How far kernel and store may lie apart, in schedule time, and still count as what an agent leaves behind that was
-/// killed between its two writes.
-const TAKE_OVER_SLACK: Duration = Duration::from_secs(2);
-
 /// What becomes of a release when something happens.
 pub fn step(schedule: &Schedule, release: &Release, event: Event) -> Result<Release, Refusal> {
     match event {
@@ -231,22 +227,25 @@ fn resume(schedule: &Schedule, release: &Release) -> Result<Release, Refusal> {
     }
 }
 
-/// Where the schedule goes on: where it stopped, or, if a person has moved the weight since, where the plan first gives as
-/// much.
+/// Where the schedule goes on: where it stopped, unless what it plans there is not the weight that the release has.
 fn resume_time(schedule: &Schedule, release: &Release) -> Duration {
-    if schedule.weight_at(release.schedule_time) == release.weight {
-        release.schedule_time
-    } else {
-        schedule.time_of(release.weight)
-    }
+    let Release { schedule_time, weight, .. } = *release;
+    let fits = schedule.weight_at(schedule_time) <= weight
+        && schedule.next_change(schedule_time).is_none_or(|(_, next)| weight < next);
+    if fits { schedule_time } else { schedule.place_of(weight) }
 }
 
+/// The schedule's time moves with the weight: it goes on from where that weight lies, for the whole of that period.
 fn set_weight(schedule: &Schedule, release: &Release, weight: Weight) -> Release {
-    let (state, reason) = match schedule {
-        Schedule::Manual => (State::Progressing, format!("set to {weight} % by hand")),
-        _ => (State::Frozen, format!("set to {weight} % by hand; `resume` goes on from there")),
+    let (state, schedule_time, reason) = match schedule {
+        Schedule::Manual => (State::Progressing, release.schedule_time, format!("set to {weight} % by hand")),
+        _ => (
+            State::Frozen,
+            schedule.place_of(weight),
+            format!("set to {weight} % by hand; `resume` goes on from there"),
+        ),
     };
-    Release { state, schedule_time: release.schedule_time, weight, reason }
+    Release { state, schedule_time, weight, reason }
 }
 
 fn rollback(release: &Release) -> Release {
@@ -273,31 +272,59 @@ fn promote(release: &Release) -> Release {
     }
 }
 
-/// The release that a new agent goes on with, given what the last one stored and what the kernel's weight map says.
+/// What a new agent finds of a release.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Left {
+    /// As the last agent stored it.
+    pub stored: Release,
+    /// The weight before a raise that was stored, and of which it is not known whether the kernel got it.
+    pub raised_from: Option<Weight>,
+    /// What the kernel's weight map says; `None` where it knows nothing of the service.
+    pub kernel: Option<Weight>,
+    /// Whether the schedule is the one that the release was stored under.
+    pub schedule: SameSchedule,
+}
+
+/// Whether a release goes on under the schedule that it was stored under.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SameSchedule {
+    /// It does.
+    Yes,
+    /// The config has another one now.
+    No,
+}
+
+/// The release that a new agent goes on with.
 ///
 /// Of two weights that differ the lower wins, for lowering v2's weight is always safe, and the release is frozen for a
-/// person to look at; but a gap that an agent leaves when it is killed between its two writes is no reason to stop.
-pub fn take_over(schedule: &Schedule, stored: Release, same_schedule: bool, kernel_weight: Option<Weight>) -> Release {
-    let mut release = match kernel_weight {
-        Some(kernel) if kernel != stored.weight => reconcile(schedule, stored, same_schedule, kernel),
-        _ => stored,
+/// person to look at. One difference is no reason to stop: that of an agent that was killed when it had stored a raise
+/// and not yet written it to the kernel. It is told apart from a lowering that reached the kernel only (a rollback, say)
+/// by what was stored with the raise; and a kernel that has 0 % is never raised again without a person.
+pub fn take_over(schedule: &Schedule, left: Left) -> Release {
+    let same = left.schedule;
+    let mut release = match left.kernel {
+        Some(kernel) if kernel != left.stored.weight => reconcile(schedule, left, kernel),
+        _ => left.stored,
     };
-    if !same_schedule {
-        release.schedule_time = schedule.time_of(release.weight);
+    if same == SameSchedule::No {
+        release.schedule_time = schedule.place_of(release.weight);
     }
     release
 }
 
-fn reconcile(schedule: &Schedule, stored: Release, same_schedule: bool, kernel: Weight) -> Release {
+fn reconcile(schedule: &Schedule, left: Left, kernel: Weight) -> Release {
+    let stored = left.stored;
     let weight = kernel.min(stored.weight);
+    let unfinished_raise = left.raised_from == Some(kernel) && kernel < stored.weight && kernel != Weight::ZERO;
     match stored.state {
         // What was decided stays decided; only its write to the kernel had not come through.
         State::RolledBack => Release { weight, ..stored },
-        State::Progressing if same_schedule && killed_between_writes(schedule, stored.weight, kernel) => {
-            Release { schedule_time: schedule.time_of(weight), weight, ..stored }
+        State::Progressing if left.schedule == SameSchedule::Yes && unfinished_raise => {
+            Release { schedule_time: schedule.place_of(weight), weight, ..stored }
         }
         _ => Release {
             state: State::Frozen,
+            schedule_time: schedule.place_of(weight),
             weight,
             reason: format!(
                 "frozen at the start of the agent: the kernel had {kernel} %, the store {} % ({}), and the lower counts; \
@@ -305,17 +332,8 @@ fn reconcile(schedule: &Schedule, stored: Release, same_schedule: bool, kernel: 
                 stored.weight,
                 stored.state.name()
             ),
-            ..stored
         },
     }
-}
-
-/// Both weights are planned ones, and next to each other.
-fn killed_between_writes(schedule: &Schedule, one: Weight, other: Weight) -> bool {
-    let (low, high) = (schedule.time_of(one.min(other)), schedule.time_of(one.max(other)));
-    let planned = schedule.weight_at(low) == one.min(other) && schedule.weight_at(high) == one.max(other);
-    let next = schedule.next_change(low).is_some_and(|(at, _)| at == high);
-    planned && (next || high - low <= TAKE_OVER_SLACK)
 }
 
 #[cfg(test)]

@@ -47,8 +47,9 @@ fn each_event_does_this_in_each_state() {
         (&to_full, release(RolledBack, 0, 0.0), Freeze, None),
         (&to_full, release(Promoted, 0, 100.0), Freeze, None),
         (&to_full, release(Frozen, 70, 20.0), Resume, Some((Progressing, 70, 2000))),
-        // By hand to between two steps, to a step, above, and below.
-        (&to_full, release(Frozen, 70, 12.5), Resume, Some((Progressing, 60, 2000))),
+        // With another weight than the plan has there: between two steps, on a step, above, and below.
+        (&to_full, release(Frozen, 70, 12.5), Resume, Some((Progressing, 30, 1250))),
+        (&to_full, release(Frozen, 50, 12.5), Resume, Some((Progressing, 50, 1250))),
         (&to_full, release(Frozen, 70, 50.0), Resume, Some((Progressing, 150, 5000))),
         (&to_full, release(Frozen, 70, 0.0), Resume, Some((Progressing, 0, 0))),
         (&to_full, release(Frozen, 70, 100.0), Resume, Some((Promoted, 300, 10_000))),
@@ -64,13 +65,14 @@ fn each_event_does_this_in_each_state() {
         (&to_full, release(Progressing, 299, 90.0), Elapsed(Duration::MAX), Some((Promoted, 300, 10_000))),
         (&to_half, release(Progressing, 149, 40.0), Elapsed(seconds(9)), Some((Paused, 150, 5000))),
         (&to_full, release(Frozen, 60, 20.0), Elapsed(seconds(99)), Some((Frozen, 60, 2000))),
-        (&to_full, release(Progressing, 60, 20.0), SetWeight(weight(12.5)), Some((Frozen, 60, 1250))),
-        (&to_full, release(Idle, 0, 0.0), SetWeight(weight(12.5)), Some((Frozen, 0, 1250))),
-        (&to_full, release(Promoted, 300, 100.0), SetWeight(weight(12.5)), Some((Frozen, 300, 1250))),
+        (&to_full, release(Progressing, 60, 20.0), SetWeight(weight(12.5)), Some((Frozen, 30, 1250))),
+        (&to_full, release(Idle, 0, 0.0), SetWeight(weight(12.5)), Some((Frozen, 30, 1250))),
+        (&to_half, release(Idle, 0, 0.0), SetWeight(weight(60.0)), Some((Frozen, 150, 6000))),
+        (&to_full, release(Promoted, 300, 100.0), SetWeight(weight(12.5)), Some((Frozen, 30, 1250))),
         (&Schedule::Manual, release(Idle, 0, 0.0), Start, Some((Progressing, 0, 0))),
         (&Schedule::Manual, release(Idle, 0, 0.0), SetWeight(weight(100.0)), Some((Progressing, 0, 10_000))),
         (&Schedule::Manual, release(Frozen, 9, 30.0), SetWeight(weight(31.0)), Some((Progressing, 9, 3100))),
-        (&Schedule::Manual, release(Frozen, 9, 30.0), Resume, Some((Progressing, 0, 3000))),
+        (&Schedule::Manual, release(Frozen, 9, 30.0), Resume, Some((Progressing, 9, 3000))),
         (&Schedule::Manual, release(Progressing, 9, 30.0), Elapsed(seconds(1)), Some((Progressing, 10, 3000))),
     ] {
         let after = step(schedule, &before, event);
@@ -114,35 +116,92 @@ fn a_refusal_says_what_to_do() {
 }
 
 #[test]
+fn a_weight_set_between_two_steps_stays_for_a_whole_period_after_resume() {
+    let schedule = linear(100.0);
+    let run = |events: &[Event]| {
+        let last = events.iter().try_fold(Release::idle(), |release, &event| step(&schedule, &release, event));
+        brief(&last.expect("fits"))
+    };
+    use Event::*;
+    let set = [Start, Elapsed(seconds(55)), SetWeight(weight(12.5)), Elapsed(seconds(999)), Resume];
+    for (then, expected) in [
+        (&[][..], (State::Progressing, 30, 1250)),
+        (&[Elapsed(seconds(29))], (State::Progressing, 59, 1250)),
+        (&[Elapsed(seconds(30))], (State::Progressing, 60, 2000)),
+        // A stop in between costs nothing of the period.
+        (&[Elapsed(seconds(29)), Freeze, Elapsed(seconds(99)), Resume], (State::Progressing, 59, 1250)),
+        (&[Elapsed(seconds(29)), Freeze, Resume, Elapsed(seconds(1))], (State::Progressing, 60, 2000)),
+    ] {
+        assert_eq!(run(&[&set[..], then].concat()), expected, "{then:?}");
+    }
+}
+
+/// What a new agent finds, and where the release goes on.
+type TakeOver<'a> = (&'a Schedule, Release, Option<f64>, SameSchedule, Option<f64>, (State, u64, u16));
+
+fn assert_taken_over(cases: &[TakeOver<'_>]) {
+    for (schedule, stored, raised_from, same, kernel, expected) in cases {
+        let (raised_from, kernel) = (raised_from.map(weight), kernel.map(weight));
+        let left = Left { stored: stored.clone(), raised_from, kernel, schedule: *same };
+        let found = take_over(schedule, left.clone());
+        assert_eq!(brief(&found), *expected, "{left:?} {found:?}");
+    }
+}
+
+#[test]
 fn a_new_agent_goes_on_from_here() {
+    use SameSchedule::{No, Yes};
+    use State::*;
     let schedule = linear(100.0);
     let smooth = Schedule::Smooth { from: weight(0.0), to: weight(100.0), over: seconds(30) };
-    for (schedule, stored, same, kernel, expected) in [
+    assert_taken_over(&[
         // As it was.
-        (&schedule, release(State::Progressing, 70, 20.0), true, Some(20.0), (State::Progressing, 70, 2000)),
-        (&schedule, release(State::Idle, 0, 0.0), true, None, (State::Idle, 0, 0)),
-        (&schedule, release(State::Progressing, 70, 20.0), true, None, (State::Progressing, 70, 2000)),
-        // One write was missing, of either.
-        (&schedule, release(State::Progressing, 70, 20.0), true, Some(30.0), (State::Progressing, 60, 2000)),
-        (&schedule, release(State::Progressing, 90, 30.0), true, Some(20.0), (State::Progressing, 60, 2000)),
-        (&smooth, release(State::Progressing, 15, 50.0), true, Some(51.5), (State::Progressing, 14, 5000)),
-        (&schedule, release(State::RolledBack, 90, 0.0), true, Some(30.0), (State::RolledBack, 90, 0)),
+        (&schedule, release(Progressing, 70, 20.0), None, Yes, Some(20.0), (Progressing, 70, 2000)),
+        (&schedule, release(Progressing, 70, 20.0), Some(10.0), Yes, Some(20.0), (Progressing, 70, 2000)),
+        (&schedule, release(Idle, 0, 0.0), None, Yes, None, (Idle, 0, 0)),
+        (&schedule, release(Progressing, 70, 20.0), None, Yes, None, (Progressing, 70, 2000)),
         // Somebody else has been there: the lower counts, and a person decides.
-        (&schedule, release(State::Progressing, 70, 20.0), true, Some(50.0), (State::Frozen, 70, 2000)),
-        (&schedule, release(State::Progressing, 70, 20.0), true, Some(10.01), (State::Frozen, 70, 1001)),
-        (&smooth, release(State::Progressing, 15, 50.0), true, Some(90.0), (State::Frozen, 15, 5000)),
-        (&schedule, release(State::Frozen, 70, 20.0), true, Some(30.0), (State::Frozen, 70, 2000)),
-        (&schedule, release(State::Promoted, 300, 100.0), true, Some(40.0), (State::Frozen, 300, 4000)),
-        (&schedule, release(State::Idle, 0, 0.0), true, Some(40.0), (State::Frozen, 0, 0)),
-        (&Schedule::Manual, release(State::Progressing, 9, 30.0), true, Some(20.0), (State::Frozen, 9, 2000)),
+        (&schedule, release(Progressing, 70, 20.0), None, Yes, Some(30.0), (Frozen, 60, 2000)),
+        (&schedule, release(Progressing, 70, 20.0), None, Yes, Some(50.0), (Frozen, 60, 2000)),
+        (&schedule, release(Progressing, 70, 20.0), None, Yes, Some(10.01), (Frozen, 30, 1001)),
+        (&smooth, release(Progressing, 15, 50.0), None, Yes, Some(90.0), (Frozen, 14, 5000)),
+        (&schedule, release(Frozen, 70, 20.0), None, Yes, Some(30.0), (Frozen, 60, 2000)),
+        (&schedule, release(Promoted, 300, 100.0), None, Yes, Some(40.0), (Frozen, 120, 4000)),
+        (&schedule, release(Idle, 0, 0.0), None, Yes, Some(40.0), (Frozen, 0, 0)),
+        (&Schedule::Manual, release(Progressing, 9, 30.0), None, Yes, Some(20.0), (Frozen, 0, 2000)),
         // Another schedule: its time for the same weight.
-        (&schedule, release(State::Progressing, 7, 20.0), false, Some(20.0), (State::Progressing, 60, 2000)),
-        (&schedule, release(State::Progressing, 7, 20.0), false, Some(30.0), (State::Frozen, 60, 2000)),
-        (&schedule, release(State::RolledBack, 7, 0.0), false, Some(0.0), (State::RolledBack, 0, 0)),
-    ] {
-        let found = take_over(schedule, stored.clone(), same, kernel.map(weight));
-        assert_eq!(brief(&found), expected, "{stored:?} {same} {kernel:?} {found:?}");
-    }
+        (&schedule, release(Progressing, 7, 20.0), None, No, Some(20.0), (Progressing, 60, 2000)),
+        (&schedule, release(Progressing, 7, 20.0), Some(10.0), No, Some(10.0), (Frozen, 30, 1000)),
+        (&schedule, release(Progressing, 7, 20.0), None, No, Some(30.0), (Frozen, 60, 2000)),
+        (&schedule, release(RolledBack, 7, 0.0), None, No, Some(0.0), (RolledBack, 0, 0)),
+    ]);
+}
+
+#[test]
+fn an_agent_killed_between_two_writes_leaves_this() {
+    use SameSchedule::Yes;
+    use State::*;
+    let schedule = linear(100.0);
+    let smooth = Schedule::Smooth { from: weight(0.0), to: weight(100.0), over: seconds(30) };
+    assert_taken_over(&[
+        // A raise that was stored, and did not reach the kernel: it goes on.
+        (&schedule, release(Progressing, 90, 30.0), Some(20.0), Yes, Some(20.0), (Progressing, 60, 2000)),
+        (&schedule, release(Progressing, 60, 20.0), Some(12.5), Yes, Some(12.5), (Progressing, 30, 1250)),
+        (&smooth, release(Progressing, 15, 50.0), Some(49.5), Yes, Some(49.5), (Progressing, 14, 4950)),
+        // A lowering that reached the kernel, and was not stored: somebody wanted less, so no schedule raises it again.
+        (&schedule, release(Progressing, 90, 30.0), None, Yes, Some(20.0), (Frozen, 60, 2000)),
+        (&schedule, release(Progressing, 90, 30.0), Some(20.0), Yes, Some(10.0), (Frozen, 30, 1000)),
+        (&smooth, release(Progressing, 15, 50.0), None, Yes, Some(49.5), (Frozen, 14, 4950)),
+        (&smooth, release(Progressing, 15, 50.0), Some(49.5), Yes, Some(49.0), (Frozen, 14, 4900)),
+        // A rollback looks like the raise from 0 %: never on its own from there.
+        (&schedule, release(Progressing, 30, 10.0), None, Yes, Some(0.0), (Frozen, 0, 0)),
+        (&schedule, release(Progressing, 30, 10.0), Some(0.0), Yes, Some(0.0), (Frozen, 0, 0)),
+        (&smooth, release(Progressing, 1, 0.33), Some(0.0), Yes, Some(0.0), (Frozen, 0, 0)),
+        // Only what follows a schedule goes on by itself.
+        (&schedule, release(Frozen, 90, 30.0), Some(20.0), Yes, Some(20.0), (Frozen, 60, 2000)),
+        (&schedule, release(Promoted, 90, 100.0), Some(20.0), Yes, Some(20.0), (Frozen, 60, 2000)),
+        (&schedule, release(RolledBack, 90, 0.0), None, Yes, Some(30.0), (RolledBack, 90, 0)),
+    ]);
 }
 
 #[test]
@@ -185,6 +244,7 @@ proptest! {
                 Event::Elapsed(_) if before.state != State::Progressing => prop_assert_eq!(&after, &before),
                 Event::Elapsed(_) | Event::Resume => {
                     prop_assert!(after.weight >= before.weight, "no jump down");
+                    prop_assert!(event != Event::Resume || after.weight <= before.weight.max(schedule.first_weight()), "no jump up");
                     prop_assert!(after.schedule_time >= before.schedule_time || event == Event::Resume);
                 }
                 Event::Freeze => prop_assert_eq!((after.weight, after.schedule_time), (before.weight, before.schedule_time)),
@@ -197,7 +257,10 @@ proptest! {
                 State::Idle | State::RolledBack => prop_assert_eq!(after.weight, Weight::ZERO),
                 State::Promoted => prop_assert_eq!(after.weight, Weight::FULL),
                 State::Progressing if schedule != Schedule::Manual => {
-                    prop_assert_eq!(after.weight, schedule.weight_at(after.schedule_time));
+                    // Above the plan only within a period: where a person has set it there.
+                    prop_assert!(after.weight >= schedule.weight_at(after.schedule_time));
+                    let next = schedule.next_change(after.schedule_time);
+                    prop_assert!(next.is_none_or(|(_, next)| after.weight < next), "{:?} {:?}", after, next);
                     prop_assert!(Some(after.schedule_time) < schedule.duration());
                 }
                 State::Paused => prop_assert!(after.weight < Weight::FULL),
@@ -233,10 +296,23 @@ proptest! {
     }
 
     #[test]
-    fn a_take_over_never_raises_the_weight(schedule in any_plan(), state in 0..6usize, at_ms in any::<u32>(), stored in 0..=10_000u16, same in any::<bool>(), kernel in 0..=10_000u16) {
+    fn a_take_over_never_raises_the_weight(
+        schedule in any_plan(),
+        state in 0..6usize,
+        at_ms in any::<u32>(),
+        stored in 0..=10_000u16,
+        raised_from in prop::option::of(0..=10_000u16),
+        same in any::<bool>(),
+        kernel in 0..=10_000u16,
+    ) {
         let state = State::ALL[state];
         let release = Release { state, schedule_time: Duration::from_millis(at_ms.into()), weight: hundredths(stored), reason: "as given".to_owned() };
-        let found = take_over(&schedule, release, same, Some(hundredths(kernel)));
+        let same = if same { SameSchedule::Yes } else { SameSchedule::No };
+        let left = Left { stored: release, raised_from: raised_from.map(hundredths), kernel: Some(hundredths(kernel)), schedule: same };
+        let found = take_over(&schedule, left);
         prop_assert!(found.weight <= hundredths(kernel).min(hundredths(stored)));
+        if found.state == State::Progressing && kernel != stored {
+            prop_assert!(raised_from == Some(kernel) && kernel != 0);
+        }
     }
 }
