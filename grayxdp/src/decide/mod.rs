@@ -2,4 +2,9 @@
 
 pub mod controller;
 pub mod maglev;
+pub mod pin;
+pub mod plan;
 pub mod schedule;
+pub mod settings;
+pub mod shards;
+pub mod weights;
