@@ -3,7 +3,21 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::decide::schedule::tests::{any_schedule, hundredths};
+use crate::decide::{
+    plan::Order,
+    schedule::tests::{any_schedule, hundredths},
+    shards::{Sharding, Shards},
+    weights::tests::any_weights,
+};
+
+/// All shards together: what one schedule says.
+fn together(schedule: &Schedule) -> Plan<'_> {
+    Plan { schedule, order: Order::Together, shards: Shards::new(&Sharding::Hash, 4) }
+}
+
+fn step(schedule: &Schedule, release: &Release, event: Event) -> Result<Release, Refusal> {
+    super::step(together(schedule), release, event)
+}
 
 fn weight(percent: f64) -> Weight {
     crate::percent::weight_from_percent(percent).expect("a weight")
@@ -19,12 +33,17 @@ fn linear(to: f64) -> Schedule {
 }
 
 fn release(state: State, at_s: u64, percent: f64) -> Release {
-    Release { state, schedule_time: seconds(at_s), weight: weight(percent), reason: "as given".to_owned() }
+    Release {
+        state,
+        schedule_time: seconds(at_s),
+        weights: Weights::equal(weight(percent)),
+        reason: "as given".to_owned(),
+    }
 }
 
 /// State, schedule time in seconds, weight in hundredths.
 fn brief(release: &Release) -> (State, u64, u16) {
-    (release.state, release.schedule_time.as_secs(), release.weight.hundredths())
+    (release.state, release.schedule_time.as_secs(), release.weights.mean().hundredths())
 }
 
 #[test]
@@ -137,20 +156,21 @@ fn a_weight_set_between_two_steps_stays_for_a_whole_period_after_resume() {
 }
 
 /// What a new agent finds, and where the release goes on.
-type TakeOver<'a> = (&'a Schedule, Release, Option<f64>, SameSchedule, Option<f64>, (State, u64, u16));
+type TakeOver<'a> = (&'a Schedule, Release, Option<f64>, Same, Option<f64>, (State, u64, u16));
 
 fn assert_taken_over(cases: &[TakeOver<'_>]) {
     for (schedule, stored, raised_from, same, kernel, expected) in cases {
         let (raised_from, kernel) = (raised_from.map(weight), kernel.map(weight));
-        let left = Left { stored: stored.clone(), raised_from, kernel, schedule: *same };
-        let found = take_over(schedule, left.clone());
+        let (raised_from, kernel) = (raised_from.map(Weights::equal), kernel.map(Weights::equal));
+        let left = Left { stored: stored.clone(), raised_from, kernel, schedule: *same, shards: Same::Yes };
+        let found = take_over(together(schedule), left.clone());
         assert_eq!(brief(&found), *expected, "{left:?} {found:?}");
     }
 }
 
 #[test]
 fn a_new_agent_goes_on_from_here() {
-    use SameSchedule::{No, Yes};
+    use Same::{No, Yes};
     use State::*;
     let schedule = linear(100.0);
     let smooth = Schedule::Smooth { from: weight(0.0), to: weight(100.0), over: seconds(30) };
@@ -179,7 +199,7 @@ fn a_new_agent_goes_on_from_here() {
 
 #[test]
 fn an_agent_killed_between_two_writes_leaves_this() {
-    use SameSchedule::Yes;
+    use Same::Yes;
     use State::*;
     let schedule = linear(100.0);
     let smooth = Schedule::Smooth { from: weight(0.0), to: weight(100.0), over: seconds(30) };
@@ -205,6 +225,59 @@ fn an_agent_killed_between_two_writes_leaves_this() {
 }
 
 #[test]
+fn shards_that_differ_are_taken_over_one_by_one() {
+    let schedule = linear(100.0);
+    let weights = |percents: [u16; 4]| Weights::of_shards(percents.map(|percent| hundredths(percent * 100)).to_vec());
+    for (stored, raised_from, shards, kernel, expected) in [
+        // Killed before, and in the middle of, the kernel's writes of a raise.
+        ([30, 20, 20, 10], Some([20, 20, 20, 10]), Same::Yes, [20, 20, 20, 10], (State::Progressing, [20, 20, 20, 10])),
+        ([30, 30, 30, 30], Some([20, 20, 20, 20]), Same::Yes, [30, 30, 20, 20], (State::Progressing, [30, 30, 20, 20])),
+        // In the middle of a rollback, or of another lowering.
+        ([30, 30, 30, 30], Some([20, 20, 20, 20]), Same::Yes, [0, 0, 30, 30], (State::Frozen, [0, 0, 30, 30])),
+        ([30, 30, 30, 30], None, Same::Yes, [20, 20, 30, 30], (State::Frozen, [20, 20, 30, 30])),
+        ([30, 20, 20, 10], None, Same::Yes, [20, 30, 30, 10], (State::Frozen, [20, 20, 20, 10])),
+        // The shards are others now.
+        ([30, 20, 20, 10], None, Same::No, [30, 20, 20, 10], (State::Frozen, [10, 10, 10, 10])),
+        ([30, 30, 30, 30], None, Same::No, [30, 30, 30, 30], (State::Progressing, [30, 30, 30, 30])),
+    ] {
+        let stored = Release { weights: weights(stored), ..release(State::Progressing, 90, 30.0) };
+        let left = Left {
+            stored,
+            raised_from: raised_from.map(weights),
+            kernel: Some(weights(kernel)),
+            schedule: Same::Yes,
+            shards,
+        };
+        let found = take_over(together(&schedule), left.clone());
+        assert_eq!((found.state, found.weights), (expected.0, weights(expected.1)), "{left:?}");
+    }
+}
+
+#[test]
+fn one_shard_can_be_set_by_hand_and_the_plan_goes_on_with_all() {
+    let schedule = linear(100.0);
+    let plan = Plan { order: Order::OneByOne, ..together(&schedule) };
+    let weights = |percents: [u16; 4]| Weights::of_shards(percents.map(|percent| hundredths(percent * 100)).to_vec());
+    let mut release = Release::idle();
+    for (event, state, at_s, expected) in [
+        (Event::Start, State::Progressing, 0, [0, 0, 0, 0]),
+        (Event::Elapsed(seconds(330)), State::Progressing, 330, [100, 10, 0, 0]),
+        (Event::SetShardWeight { shard: 3, weight: weight(20.0) }, State::Frozen, 330, [100, 10, 0, 20]),
+        (Event::Resume, State::Progressing, 330, [100, 10, 0, 20]),
+        (Event::Elapsed(seconds(30)), State::Progressing, 360, [100, 20, 0, 20]),
+        // Back to the first shard, whose turn it is again.
+        (Event::SetShardWeight { shard: 0, weight: weight(50.0) }, State::Frozen, 150, [50, 20, 0, 20]),
+        (Event::Resume, State::Progressing, 150, [50, 20, 0, 20]),
+        (Event::Elapsed(seconds(150)), State::Progressing, 300, [100, 20, 0, 20]),
+        (Event::Elapsed(seconds(900)), State::Promoted, 1200, [100, 100, 100, 100]),
+    ] {
+        release = super::step(plan, &release, event).expect("fits");
+        let found = (release.state, release.schedule_time, &release.weights);
+        assert_eq!(found, (state, seconds(at_s), &weights(expected)), "{event:?}");
+    }
+}
+
+#[test]
 fn every_state_has_a_name_that_leads_back() {
     for state in State::ALL {
         assert_eq!(State::from_name(state.name()), Some(state));
@@ -219,6 +292,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Freeze),
         2 => Just(Event::Resume),
         1 => (0..=10_000u16).prop_map(|weight| Event::SetWeight(hundredths(weight))),
+        1 => (0..4usize, 0..=10_000u16).prop_map(|(shard, weight)| Event::SetShardWeight { shard, weight: hundredths(weight) }),
         1 => Just(Event::Rollback),
         1 => Just(Event::Promote),
     ]
@@ -230,46 +304,60 @@ fn any_plan() -> impl Strategy<Value = Schedule> {
 
 proptest! {
     #[test]
-    fn whatever_happens_these_hold(schedule in any_plan(), events in prop::collection::vec(any_event(), 1..60)) {
+    fn whatever_happens_these_hold(schedule in any_plan(), one_by_one in any::<bool>(), events in prop::collection::vec(any_event(), 1..60)) {
+        let order = if one_by_one { Order::OneByOne } else { Order::Together };
+        let plan = Plan { order, ..together(&schedule) };
+        let step = |before: &Release, event| super::step(plan, before, event);
         let mut before = Release::idle();
         for event in events {
-            let Ok(after) = step(&schedule, &before, event) else {
+            let Ok(after) = step(&before, event) else {
                 // A refused command changes nothing; and these are never refused.
                 prop_assert!(matches!(event, Event::Start | Event::Freeze | Event::Resume));
                 continue;
             };
-            prop_assert!(after.weight <= Weight::FULL);
+            prop_assert!(after.weights.at_most(&Weights::FULL));
             prop_assert!(!after.reason.is_empty());
             match event {
                 Event::Elapsed(_) if before.state != State::Progressing => prop_assert_eq!(&after, &before),
                 Event::Elapsed(_) | Event::Resume => {
-                    prop_assert!(after.weight >= before.weight, "no jump down");
-                    prop_assert!(event != Event::Resume || after.weight <= before.weight.max(schedule.first_weight()), "no jump up");
+                    prop_assert!(before.weights.at_most(&after.weights), "no jump down");
+                    let most = before.weights.max(&Weights::equal(schedule.first_weight()));
+                    prop_assert!(event != Event::Resume || after.weights.at_most(&most), "no jump up");
                     prop_assert!(after.schedule_time >= before.schedule_time || event == Event::Resume);
                 }
-                Event::Freeze => prop_assert_eq!((after.weight, after.schedule_time), (before.weight, before.schedule_time)),
-                Event::Start => prop_assert_eq!(after.weight, schedule.first_weight()),
-                Event::SetWeight(weight) => prop_assert_eq!(after.weight, weight),
-                Event::Rollback => prop_assert_eq!((after.state, after.weight), (State::RolledBack, Weight::ZERO)),
-                Event::Promote => prop_assert_eq!((after.state, after.weight), (State::Promoted, Weight::FULL)),
+                Event::Freeze => {
+                    prop_assert_eq!((&after.weights, after.schedule_time), (&before.weights, before.schedule_time));
+                }
+                Event::Start => prop_assert!(Weights::equal(schedule.first_weight()).at_most(&after.weights)),
+                Event::SetWeight(weight) => prop_assert_eq!(&after.weights, &Weights::equal(weight)),
+                Event::SetShardWeight { shard, weight } => {
+                    for each in 0..4 {
+                        let expected = if each == shard { weight } else { before.weights.of(each) };
+                        prop_assert_eq!(after.weights.of(each), expected);
+                    }
+                }
+                Event::Rollback => prop_assert_eq!((after.state, &after.weights), (State::RolledBack, &Weights::ZERO)),
+                Event::Promote => prop_assert_eq!((after.state, &after.weights), (State::Promoted, &Weights::FULL)),
             }
             match after.state {
-                State::Idle | State::RolledBack => prop_assert_eq!(after.weight, Weight::ZERO),
-                State::Promoted => prop_assert_eq!(after.weight, Weight::FULL),
+                State::Idle | State::RolledBack => prop_assert_eq!(&after.weights, &Weights::ZERO),
+                State::Promoted => prop_assert_eq!(&after.weights, &Weights::FULL),
                 State::Progressing if schedule != Schedule::Manual => {
                     // Above the plan only within a period: where a person has set it there.
-                    prop_assert!(after.weight >= schedule.weight_at(after.schedule_time));
-                    let next = schedule.next_change(after.schedule_time);
-                    prop_assert!(next.is_none_or(|(_, next)| after.weight < next), "{:?} {:?}", after, next);
-                    prop_assert!(Some(after.schedule_time) < schedule.duration());
+                    prop_assert!(plan.weights_at(after.schedule_time).at_most(&after.weights));
+                    let next = plan.next_change(after.schedule_time);
+                    // A shard ahead of the plan waits for it; else each change raises something.
+                    let waits = after.weights.differing().is_some();
+                    prop_assert!(waits || next.is_none_or(|(_, next)| !next.at_most(&after.weights)), "{:?}", after);
+                    prop_assert!(Some(after.schedule_time) < plan.duration());
                 }
-                State::Paused => prop_assert!(after.weight < Weight::FULL),
+                State::Paused => prop_assert!(after.weights != Weights::FULL),
                 State::Progressing | State::Frozen => {}
             }
-            let rolled_back = step(&schedule, &after, Event::Rollback).expect("from every state");
-            prop_assert_eq!((rolled_back.state, rolled_back.weight), (State::RolledBack, Weight::ZERO));
+            let rolled_back = step(&after, Event::Rollback).expect("from every state");
+            prop_assert_eq!((rolled_back.state, rolled_back.weights), (State::RolledBack, Weights::ZERO));
             // Commands given twice do no more than given once.
-            if let (false, Ok(again)) = (matches!(event, Event::Elapsed(_)), step(&schedule, &after, event)) {
+            if let (false, Ok(again)) = (matches!(event, Event::Elapsed(_)), step(&after, event)) {
                 prop_assert_eq!(again, after.clone());
             }
             before = after;
@@ -291,28 +379,31 @@ proptest! {
         let plain = run(&[Event::Start, elapsed(before)]).expect("fits");
         if plain.state == State::Progressing {
             let stopped = run(&[Event::Start, elapsed(before), Event::Freeze, elapsed(frozen), Event::Resume]).expect("fits");
-            prop_assert_eq!((stopped.weight, stopped.schedule_time), (plain.weight, plain.schedule_time));
+            prop_assert_eq!((stopped.weights, stopped.schedule_time), (plain.weights, plain.schedule_time));
         }
     }
 
     #[test]
-    fn a_take_over_never_raises_the_weight(
+    fn a_take_over_never_raises_a_weight(
         schedule in any_plan(),
         state in 0..6usize,
         at_ms in any::<u32>(),
-        stored in 0..=10_000u16,
-        raised_from in prop::option::of(0..=10_000u16),
-        same in any::<bool>(),
-        kernel in 0..=10_000u16,
+        stored in any_weights(4),
+        raised_from in prop::option::of(any_weights(4)),
+        same in any::<[bool; 2]>(),
+        kernel in any_weights(4),
     ) {
         let state = State::ALL[state];
-        let release = Release { state, schedule_time: Duration::from_millis(at_ms.into()), weight: hundredths(stored), reason: "as given".to_owned() };
-        let same = if same { SameSchedule::Yes } else { SameSchedule::No };
-        let left = Left { stored: release, raised_from: raised_from.map(hundredths), kernel: Some(hundredths(kernel)), schedule: same };
-        let found = take_over(&schedule, left);
-        prop_assert!(found.weight <= hundredths(kernel).min(hundredths(stored)));
-        if found.state == State::Progressing && kernel != stored {
-            prop_assert!(raised_from == Some(kernel) && kernel != 0);
+        let release = Release { state, schedule_time: Duration::from_millis(at_ms.into()), weights: stored.clone(), reason: "as given".to_owned() };
+        let [same_schedule, same_shards] = same.map(Same::when);
+        let left = Left { stored: release, raised_from: raised_from.clone(), kernel: Some(kernel.clone()), schedule: same_schedule, shards: same_shards };
+        let found = take_over(together(&schedule), left);
+        prop_assert!(found.weights.at_most(&kernel.min(&stored)));
+        if found.state == State::Progressing && kernel != stored && same_shards == Same::Yes {
+            for shard in (0..4).filter(|&shard| kernel.of(shard) != stored.of(shard)) {
+                let from = raised_from.as_ref().map(|from| from.of(shard));
+                prop_assert!(from == Some(kernel.of(shard)) && kernel.of(shard) != Weight::ZERO);
+            }
         }
     }
 }
