@@ -1,9 +1,10 @@
 //! What the loop needs of the data plane: a seam for tests, which steer a kernel of their own.
 
-use grayxdp_common::verdict::Verdict;
+use grayxdp_common::{limits::MAGLEV_SLOTS, verdict::Verdict};
 
 use crate::{
-    decide::{pin::Pin, settings::BackendSetting, weights::Weights},
+    config::{Config, Mode, WhenEmpty},
+    decide::{pin::Pin, settings::BackendSetting, shards::Sharding, weights::Weights},
     kernel::{BackendReading, DataPlane, KernelError},
 };
 
@@ -63,6 +64,24 @@ impl Kernel for DataPlane {
     fn verdict_counts(&self) -> Result<Vec<(Verdict, u64)>, KernelError> {
         self.verdict_counts()
     }
+}
+
+/// Refuses a config that the packet program cannot follow, before anything is touched.
+pub(super) fn check(config: &Config) -> Result<(), KernelError> {
+    for service in &config.services {
+        let reason = match service {
+            _ if service.mode != Mode::Nat => format!("mode `{}`", service.mode.name()),
+            _ if service.sharding != Sharding::Hash => "other shards than those by hash".to_owned(),
+            _ if !service.pins.is_empty() || service.canary_port.is_some() => "pins and canary ports".to_owned(),
+            _ if service.when_empty != WhenEmpty::OtherVersion => "`when_empty`".to_owned(),
+            _ if service.maglev_slots != MAGLEV_SLOTS => "other `maglev_slots`".to_owned(),
+            _ => continue,
+        };
+        let reason =
+            format!("service `{}` has {reason}, which the packet program of this release cannot do", service.name);
+        return Err(KernelError::Map { what: "run this config", reason });
+    }
+    Ok(())
 }
 
 fn unable(what: &'static str) -> KernelError {

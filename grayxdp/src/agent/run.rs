@@ -24,7 +24,7 @@ use super::{
     AgentError,
     answers::Agent,
     api, exporter,
-    kernel::Kernel,
+    kernel::{self, Kernel},
     releases::{Releases, applied},
     request,
     request::Request,
@@ -134,7 +134,10 @@ impl Servers {
 /// Store, kernel, weights, and at last the interfaces.
 fn start(config: &Config) -> Result<Agent<DataPlane>, AgentError> {
     let store = Store::open(&config.agent.state)?;
-    let kernel = DataPlane::open(&applied(config, &store)?)?;
+    // The releases lay what was changed at run time over the file's config by themselves.
+    let present = applied(config, &store)?;
+    kernel::check(&present)?;
+    let kernel = DataPlane::open(&present)?;
     let mut releases = Releases::new(config.services.clone(), kernel, store);
     let attached = releases.take_over().and_then(|()| Ok(releases.kernel_mut().attach()?));
     match attached {

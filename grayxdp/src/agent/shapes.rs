@@ -94,6 +94,9 @@ pub struct ScheduleStatus {
     /// `together` or `one-by-one`.
     #[serde(default)]
     pub order: String,
+    /// Name of the shard whose turn it is, where they go one by one; `null` else, and at the end.
+    #[serde(default)]
+    pub turn: Option<String>,
     /// Schedule time: stands still while the release does.
     pub elapsed_s: f64,
     /// `null` for a schedule without an end.

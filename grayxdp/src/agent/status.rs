@@ -122,10 +122,12 @@ fn schedule(service: &ServiceConfig, release: &Release) -> ScheduleStatus {
         State::Progressing => service.plan().next_change(release.schedule_time),
         _ => None,
     };
+    let turn = service.plan().shard_in_turn(release.schedule_time);
     ScheduleStatus {
         kind: service.schedule.kind().to_owned(),
         elapsed_s: seconds(release.schedule_time),
         order: service.order.name().to_owned(),
+        turn: turn.map(|shard| service.shards().name(shard).into_owned()),
         duration_s: service.plan().duration().map(seconds),
         // No shard falls: one that a person has set higher stays where it is.
         next_weight: next.as_ref().map(|(_, weights)| percent(weights.max(&release.weights).mean())),

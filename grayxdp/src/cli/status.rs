@@ -129,6 +129,9 @@ fn schedule(service: &ServiceStatus) -> String {
     if plan.order == "one-by-one" {
         text.push_str(", shard by shard");
     }
+    if let Some(shard) = &plan.turn {
+        let _ = write!(text, " (now `{shard}`)");
+    }
     if let Some(duration) = plan.duration_s {
         let _ = write!(text, ", {} of {}", length(plan.elapsed_s), length(duration));
     }
@@ -261,7 +264,7 @@ mod tests {
             "state":"progressing","reason":"follows the schedule","weight":38.0,"kernel_weight":38.0,"pins":2,
             "shards":[{"name":"0","weight":100.0,"kernel_weight":100.0},{"name":"1","weight":50.0,"kernel_weight":40.0},
             {"name":"2","weight":1.0,"kernel_weight":1.0},{"name":"3","weight":1.0,"kernel_weight":1.0}],
-            "measured_share":null,"schedule":{"kind":"linear","order":"one-by-one","elapsed_s":1.0,"duration_s":8.0,
+            "measured_share":null,"schedule":{"kind":"linear","order":"one-by-one","turn":"1","elapsed_s":1.0,"duration_s":8.0,
             "next_weight":40.0,"next_in_s":1.0},"versions":{
             "v1":{"new_flows":0,"packets_in":0,"bytes_in":0,"packets_out":0,"bytes_out":0,"flow_misses":0,
             "untracked_flows":0,"backends":[{"address":"10.0.1.10:80","weight":1,"state":"draining","origin":"run-time",
@@ -275,7 +278,7 @@ mod tests {
         for line in [
             "  v2 share  wanted 38.00 % on average   kernel 38.00 %   measured no new flows (last 10 s)",
             "  shards    0 100.00 %   1 50.00 % (kernel 40.00 % !)   2 … 3 1.00 %",
-            "  schedule  linear, shard by shard, 1.0 s of 8.0 s, next 40.00 % in 1.0 s",
+            "  schedule  linear, shard by shard (now `1`), 1.0 s of 8.0 s, next 40.00 % in 1.0 s",
             "  pins      2 (`grayxdp pins web`)",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");

@@ -1,7 +1,7 @@
 //! How the clients of a service fall into shards: their numbers, names and turns. Which client is in which shard is the
 //! packet program's.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, net::IpAddr};
 
 use crate::cidr::Network;
 
@@ -64,6 +64,18 @@ impl<'a> Shards<'a> {
     /// The shard of that name.
     pub fn named(self, name: &str) -> Option<usize> {
         (0..self.count).find(|&shard| self.name(shard) == name)
+    }
+
+    /// Each network of a range, and the shard of its clients; only those of a VIP's address family, for an IPv4 client would
+    /// else lie in an IPv6 network of mapped addresses, too. Empty for other methods.
+    pub fn networks(self, vip: IpAddr) -> impl Iterator<Item = (Network, usize)> {
+        let named: &[RangeShard] = match self.sharding {
+            Sharding::Hash | Sharding::Random => &[],
+            Sharding::Range { named, .. } => named,
+        };
+        let networks =
+            named.iter().zip(1..).flat_map(|(range, shard)| range.networks.iter().map(move |each| (*each, shard)));
+        networks.filter(move |(network, _)| network.is_ipv4() == vip.is_ipv4())
     }
 
     /// The shard that takes its turn at this place, where they go one by one: hash shards by number, ranges in the order
@@ -136,6 +148,22 @@ mod tests {
         assert_eq!(turns(Shards::new(&range, 3)), [1, 2, 0]);
         assert_eq!(Shards::new(&range, 3).listed(), "internal, partner, rest");
         assert!(Shards::new(&Sharding::Hash, 4096).listed().ends_with("11, … 4084 more"));
+    }
+
+    #[test]
+    fn the_networks_of_a_shard_are_those_of_the_vips_family() {
+        let mut range = ranges();
+        if let Sharding::Range { named, .. } = &mut range {
+            named[1].networks.push("::/0".parse().expect("a network"));
+        }
+        let shards = Shards::new(&range, 3);
+        let said = |vip: &str| {
+            let networks = shards.networks(vip.parse().expect("an address"));
+            networks.map(|(network, shard)| format!("{network} {shard}")).collect::<Vec<_>>()
+        };
+        assert_eq!(said("203.0.113.10"), ["10.0.0.0/8 1", "192.0.2.0/24 2"]);
+        assert_eq!(said("2001:db8::1"), ["::/0 2"]);
+        assert_eq!(Shards::new(&Sharding::Hash, 3).networks([203, 0, 113, 10].into()).count(), 0);
     }
 
     #[test]

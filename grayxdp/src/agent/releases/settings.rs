@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use grayxdp_common::ids::Version;
+use grayxdp_common::{ids::Version, limits::BACKENDS_PER_VERSION_MAX};
 
 use super::{Cause, CommandError, Releases};
 use crate::{
@@ -127,7 +127,7 @@ impl<K: Kernel> Releases<K> {
             }
             Change::AddBackend { version, address: text, weight } => {
                 let (version, weight, address) = (*version, *weight, address(text)?);
-                self.check_new_backend(index, address).map_err(wrong)?;
+                self.check_new_backend(index, version, address).map_err(wrong)?;
                 let settings = settings.add(&members, Member { version, address, weight }).map_err(misfit)?;
                 (settings, Way::Brings, format!("{address} serves {} with weight {weight}", version.name()))
             }
@@ -140,8 +140,16 @@ impl<K: Kernel> Releases<K> {
         Ok(Planned { settings, way, sentence })
     }
 
-    /// A reply must name one version of one service, as in the config.
-    fn check_new_backend(&self, index: usize, address: SocketAddr) -> Result<(), String> {
+    /// A reply must name one version of one service, as in the config; and there are as many as a version can have.
+    fn check_new_backend(&self, index: usize, version: Version, address: SocketAddr) -> Result<(), String> {
+        let own = self.settings(index).members(&self.services[index].members());
+        let count = own.iter().filter(|(member, _)| member.version == version).count();
+        if count >= BACKENDS_PER_VERSION_MAX {
+            return Err(format!(
+                "{} has {count} backends: at most {BACKENDS_PER_VERSION_MAX} are possible; remove one first",
+                version.name()
+            ));
+        }
         let protocol = self.services[index].protocol;
         for (other, service) in self.services.iter().enumerate().filter(|(_, service)| service.protocol == protocol) {
             if service.meets_clients_at(address) {

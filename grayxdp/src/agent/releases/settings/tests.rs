@@ -104,6 +104,13 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
         Err(CommandError::UnknownService { .. })
     ));
     assert_eq!((&releases.kernel.pins[WEB], &releases.kernel.backends[WEB]), (&None, &None));
+    let many = (1..=249u8).map(|last| format!("10.0.9.{last}:1"));
+    for address in many {
+        releases.change("web", &add(Version::V2, &address), PERSON).expect("there is room");
+    }
+    let error = releases.change("web", &add(Version::V2, "10.0.9.250:1"), PERSON).expect_err("no room").to_string();
+    assert!(error.contains("v2 has 250 backends: at most 250 are possible"), "{error}");
+    releases.change("web", &Change::RemoveBackend("10.0.9.1:1".to_owned()), PERSON).expect("removed");
     // The other protocol's address is another one.
     releases.change("web", &add(Version::V2, "10.0.1.10:53"), PERSON).expect("TCP, not UDP");
 }
