@@ -392,6 +392,12 @@ const SCHEDULE_CASES: &[Case] = &[
 const SHARDS: &str = r#"{ method = "hash", count = 16 }"#;
 
 const SHARD_CASES: &[Case] = &[
+    (
+        SHARDS,
+        r#"{ method = "range", ranges = { in = ["192.0.2.1 to 192.0.2.9"] } }"#,
+        (18, 47),
+        &["a network, an address, or a range of addresses", "\"192.0.2.1-192.0.2.9\""],
+    ),
     (SHARDS, r#"{ method = "range" }"#, (18, 10), &["`ranges` is missing", "add `ranges = {"]),
     (SHARDS, r#"{ method = "range", ranges = {} }"#, (18, 39), &["1 to 4095 named shards, found 0"]),
     (

@@ -214,7 +214,13 @@ pub(super) fn network(value: &DeValue<'_>) -> Result<Network, Wrong> {
 pub(super) fn networks(value: &DeValue<'_>) -> Result<Vec<Network>, Wrong> {
     const EXPECTED: &str = "a network, an address, or a range of addresses";
     let Some((first, last)) = value.as_str().and_then(|text| text.split_once('-')) else {
-        return network(value).map(|network| vec![network]).map_err(|wrong| Wrong::new(EXPECTED, wrong.help));
+        let found = value.as_str().unwrap_or_default().parse().map(|network| vec![network]);
+        return found.map_err(|error| match error {
+            NetworkError::Unreadable => {
+                Wrong::new(EXPECTED, "write one such as \"10.0.0.0/8\", \"192.0.2.7\" or \"192.0.2.1-192.0.2.9\"")
+            }
+            error => Wrong::new(EXPECTED, error.to_string()),
+        });
     };
     let parse = |text: &str| text.trim().parse::<IpAddr>().ok();
     let (Some(first), Some(last)) = (parse(first), parse(last)) else {
