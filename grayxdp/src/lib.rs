@@ -3,6 +3,7 @@
 //! Code map, from pure to impure:
 //!
 //! - [`percent`]: weights as people and JSON meet them.
+//! - [`cidr`]: networks, and ranges of addresses as networks.
 //! - [`config`]: the config file, checked once; the only place of defaults.
 //! - [`decide`]: what weights and tables are to be. Pure: no clock, no I/O.
 //! - [`metrics`]: names and help of all metrics.
@@ -12,6 +13,7 @@
 //! - [`cli`]: the command line; talks to the agent over its socket.
 
 pub mod agent;
+pub mod cidr;
 pub mod cli;
 pub mod config;
 pub mod decide;

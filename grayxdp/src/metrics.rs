@@ -104,7 +104,7 @@ impl Snapshot {
         gauges(
             encoder,
             "grayxdp_weight_percent",
-            "Share of new flows that v2 is to get, as the release wants it.",
+            "Share of new flows that v2 is to get, as the release wants it; where shards differ, their mean.",
             of_services(|service| Some(service.weight)),
         )?;
         gauges(
@@ -112,6 +112,22 @@ impl Snapshot {
             "grayxdp_kernel_weight_percent",
             "Share of new flows that v2 is to get, as read back from the kernel's weight map.",
             of_services(|service| service.kernel_weight),
+        )?;
+        let shards = self.status.services.iter().flat_map(|service| {
+            let shards = service.shards.iter();
+            shards.map(|shard| ([("service", service.name.as_str()), ("shard", shard.name.as_str())], shard.weight))
+        });
+        gauges(
+            encoder,
+            "grayxdp_shard_weight_percent",
+            "Share of a shard's new flows that v2 is to get; absent where no shard differs from the others.",
+            shards,
+        )?;
+        gauges(
+            encoder,
+            "grayxdp_pins",
+            "Rules that send traffic to one version whatever the weight.",
+            of_services(|service| u32::try_from(service.pins).ok().map(f64::from)),
         )?;
         gauges(
             encoder,
@@ -161,6 +177,13 @@ impl Snapshot {
             let samples = self.backends().map(|(labels, backend)| (labels, value(&backend.counters)));
             counters(encoder, name, help, samples)?;
         }
+        let live = self.backends().map(|(labels, backend)| (labels, if backend.state == "live" { 1.0 } else { 0.0 }));
+        gauges(
+            encoder,
+            "grayxdp_backend_live",
+            "1 for a backend that gets new flows, 0 for one that is drained, down or removed.",
+            live,
+        )?;
         let verdicts = self
             .verdicts
             .iter()

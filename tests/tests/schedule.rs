@@ -65,6 +65,21 @@ fn frozen_stands_still_and_resume_goes_on_without_a_jump() -> Result<()> {
 }
 
 #[test]
+fn resume_stays_on_a_weight_set_between_two_steps_for_a_whole_period() -> Result<()> {
+    let scene = Scene::new()?;
+    let schedule = "kind = \"linear\", from = 0, to = 100, step = 50, every = \"2s\"";
+    let web = ServiceConfig::web(Family::V4).with_schedule(schedule);
+    let agent = scene.start_agent(std::slice::from_ref(&web))?;
+    agent.set_weight("web", 20.0)?;
+    let resumed = agent.json(&["resume", "web"])?;
+    assert_eq!((&resumed["state"], weight(&resumed)), (&Value::from("progressing"), 20.0), "{resumed}");
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(weight(&agent.service("web")?), 20.0);
+    agent.wait_for("web", Duration::from_secs(10), |status| weight(status) == 50.0)?;
+    Ok(())
+}
+
+#[test]
 fn rollback_sends_new_connections_back_and_the_release_can_start_again() -> Result<()> {
     let scene = Scene::new()?;
     let web = ServiceConfig::web(Family::V4).with_schedule("kind = \"smooth\", from = 0, to = 100, over = \"1s\"");

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{
     kernel::Kernel,
     releases::Releases,
-    request::{AnswerError, Command, Health},
-    shapes::{AgentStatus, InterfaceStatus, ServiceStatus},
+    request::{AnswerError, Command, Deed, Health},
+    shapes::{AgentStatus, InterfaceStatus, PinsStatus, ServiceStatus},
     signals::{SHARE_WINDOW, ShareWindow},
     status,
 };
@@ -101,7 +101,14 @@ impl<K: Kernel> Agent<K> {
         // Up to this moment the release was what it was.
         self.advance(now);
         let cause = Cause { event: command.name, actor: &command.actor };
-        let index = self.releases.command(&command.service, command.event, cause).inspect_err(|error| {
+        let done = match &command.deed {
+            Deed::Release(event) => self.releases.command(&command.service, *event, cause),
+            Deed::SetShardWeight { shard, weight } => {
+                self.releases.set_shard_weight(&command.service, shard, *weight, cause)
+            }
+            Deed::Change(change) => self.releases.change(&command.service, change, cause),
+        };
+        let index = done.inspect_err(|error| {
             tracing::warn!(
                 service = command.service,
                 command = command.name,
@@ -111,6 +118,10 @@ impl<K: Kernel> Agent<K> {
         })?;
         let readings = self.read(now)?;
         Ok(self.service(index, &readings))
+    }
+
+    pub(super) fn pins(&self, service: &str) -> Result<PinsStatus, AnswerError> {
+        Ok(status::pins(&self.releases, self.releases.index(service)?))
     }
 
     /// Stores all, and gives the kernel back. Nothing in the kernel changes.
@@ -142,7 +153,7 @@ mod tests {
     }
 
     fn command(event: Event) -> Command {
-        Command { service: "web".to_owned(), name: "test", event, actor: "uid 0".to_owned() }
+        Command { service: "web".to_owned(), name: "test", deed: Deed::Release(event), actor: "uid 0".to_owned() }
     }
 
     #[test]

@@ -13,15 +13,24 @@ use axum::{
     routing::{get, post},
     serve::IncomingStream,
 };
+use grayxdp_common::ids::Version;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixListener;
 
 use super::{
-    releases::CommandError,
-    request::{AnswerError, Asker, Command, Request, Stopping},
-    shapes::{Detach, ErrorBody, ErrorDetail, Nothing, SetWeight, Verb},
+    releases::{Change, CommandError},
+    request::{AnswerError, Asker, Command, Deed, Request, Stopping},
+    shapes::{AddBackend, BackendBody, Detach, ErrorBody, ErrorDetail, Nothing, PinBody, PinRuleBody, SetWeight, Verb},
 };
-use crate::{decide::controller::Event, kernel::KernelError, percent::weight_from_percent};
+use crate::{
+    config::{BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX},
+    decide::{
+        controller::Event,
+        pin::{Pin, version_from_name},
+    },
+    kernel::KernelError,
+    percent::weight_from_percent,
+};
 
 /// No request has a longer body.
 const BODY_BYTES_MAX: usize = 4096;
@@ -48,10 +57,15 @@ pub(super) fn router(asker: Asker) -> Router {
     let mut router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/services/{name}/set-weight", post(set_weight))
+        .route("/v1/services/{name}/pins", get(pins))
         .route("/v1/detach", post(detach));
     for verb in Verb::ALL {
         let handler = move |asker, peer, name, body| command(verb, asker, peer, name, body);
         router = router.route(&format!("/v1/services/{{name}}/{}", verb.name()), post(handler));
+    }
+    for (name, read) in CHANGES {
+        let handler = move |asker, peer, service, body| change(name, read, asker, peer, service, body);
+        router = router.route(&format!("/v1/services/{{name}}/{name}"), post(handler));
     }
     router
         .fallback(unknown_route)
@@ -83,7 +97,8 @@ async fn command(
         Verb::Rollback => Event::Rollback,
         Verb::Promote => Event::Promote,
     };
-    carry_out(&asker, Command { service: name?.0, name: verb.name(), event, actor: peer.actor }).await
+    carry_out(&asker, Command { service: name?.0, name: verb.name(), deed: Deed::Release(event), actor: peer.actor })
+        .await
 }
 
 async fn set_weight(
@@ -92,10 +107,68 @@ async fn set_weight(
     name: Name,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let SetWeight { weight } = parse(&body?, r#"{"weight": 12.5}"#)?;
+    let SetWeight { weight, shard } = parse(&body?, r#"{"weight": 12.5} or {"weight": 12.5, "shard": "internal"}"#)?;
     let weight = weight_from_percent(weight).map_err(|error| ApiError::bad_request(error.to_string()))?;
-    let event = Event::SetWeight(weight);
-    carry_out(&asker, Command { service: name?.0, name: "set-weight", event, actor: peer.actor }).await
+    let deed = match shard {
+        Some(shard) => Deed::SetShardWeight { shard, weight },
+        None => Deed::Release(Event::SetWeight(weight)),
+    };
+    carry_out(&asker, Command { service: name?.0, name: "set-weight", deed, actor: peer.actor }).await
+}
+
+/// Reads the body of a change.
+type ReadChange = fn(&[u8]) -> Result<Change, ApiError>;
+
+/// Changes of pins and backends: the last part of the path, and how the body is read.
+const CHANGES: [(&str, ReadChange); 6] = [
+    ("pin", |body| {
+        let PinBody { source, dscp, version } = parse(body, r#"{"source": "198.51.100.0/24", "version": "v2"}"#)?;
+        let rule = PinRuleBody { source, dscp }.rule().map_err(ApiError::bad_request)?;
+        Ok(Change::Pin(Pin { rule, version: parse_version(&version)? }))
+    }),
+    ("unpin", |body| {
+        let rule: PinRuleBody = parse(body, r#"{"source": "198.51.100.0/24"} or {"dscp": 46}"#)?;
+        Ok(Change::Unpin(rule.rule().map_err(ApiError::bad_request)?))
+    }),
+    ("drain", |body| Ok(Change::Drain(parse_backend(body)?))),
+    ("undrain", |body| Ok(Change::Undrain(parse_backend(body)?))),
+    ("add-backend", |body| {
+        let AddBackend { version, address, weight } =
+            parse(body, r#"{"version": "v2", "address": "10.0.2.11:8080", "weight": 1}"#)?;
+        let weight = weight.unwrap_or(BACKEND_WEIGHT_DEFAULT);
+        if !(1..=BACKEND_WEIGHT_MAX).contains(&weight) {
+            let message = format!("{weight} is no weight of a backend: those are 1 to {BACKEND_WEIGHT_MAX}");
+            return Err(ApiError::bad_request(message));
+        }
+        Ok(Change::AddBackend { version: parse_version(&version)?, address, weight })
+    }),
+    ("remove-backend", |body| Ok(Change::RemoveBackend(parse_backend(body)?))),
+];
+
+fn parse_backend(body: &[u8]) -> Result<String, ApiError> {
+    parse::<BackendBody>(body, r#"{"address": "10.0.1.10:8080"}"#).map(|body| body.address)
+}
+
+fn parse_version(name: &str) -> Result<Version, ApiError> {
+    version_from_name(name).ok_or_else(|| ApiError::bad_request(format!("`{name}` is no version: write v1 or v2")))
+}
+
+async fn change(
+    command: &'static str,
+    read: ReadChange,
+    State(asker): State<Asker>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    name: Name,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let deed = Deed::Change(read(&body?)?);
+    carry_out(&asker, Command { service: name?.0, name: command, deed, actor: peer.actor }).await
+}
+
+async fn pins(State(asker): State<Asker>, name: Name) -> Result<Response, ApiError> {
+    let service = name?.0;
+    let pins = asker.ask(|answer| Request::Pins { service, answer }).await??;
+    json(&pins)
 }
 
 async fn carry_out(asker: &Asker, command: Command) -> Result<Response, ApiError> {
@@ -115,16 +188,17 @@ async fn detach(
 
 async fn unknown_route(uri: Uri) -> ApiError {
     let verbs = Verb::ALL.map(Verb::name).join(", ");
+    let changes = CHANGES.map(|(name, _)| name).join(", ");
     let message = format!(
-        "there is no {}; there are GET /v1/status, POST /v1/services/NAME/COMMAND (set-weight, {verbs}) and POST \
-         /v1/detach",
+        "there is no {}; there are GET /v1/status, GET /v1/services/NAME/pins, POST /v1/services/NAME/COMMAND \
+         (set-weight, {verbs}, {changes}) and POST /v1/detach",
         uri.path()
     );
     ApiError { status: StatusCode::NOT_FOUND, code: "not_found", message }
 }
 
 async fn wrong_method(method: axum::http::Method, uri: Uri) -> ApiError {
-    let right = if uri.path() == "/v1/status" { "GET" } else { "POST" };
+    let right = if uri.path() == "/v1/status" || uri.path().ends_with("/pins") { "GET" } else { "POST" };
     let message = format!("{} does not do {method}; use {right}", uri.path());
     ApiError { status: StatusCode::METHOD_NOT_ALLOWED, code: "bad_request", message }
 }
@@ -190,11 +264,17 @@ impl From<AnswerError> for ApiError {
     fn from(error: AnswerError) -> Self {
         let (status, code) = match &error {
             AnswerError::Command(CommandError::UnknownService { .. }) => (StatusCode::NOT_FOUND, "unknown_service"),
-            AnswerError::Command(CommandError::Refused { .. }) | AnswerError::OtherPins { .. } => {
-                (StatusCode::CONFLICT, "refused")
-            }
+            AnswerError::Command(CommandError::UnknownShard { .. }) => (StatusCode::NOT_FOUND, "unknown_shard"),
+            AnswerError::Command(CommandError::Wrong { .. }) => (StatusCode::BAD_REQUEST, "bad_request"),
+            AnswerError::Command(CommandError::Refused { .. } | CommandError::Misfit { .. })
+            | AnswerError::OtherPins { .. } => (StatusCode::CONFLICT, "refused"),
             AnswerError::Command(CommandError::NotStored { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "refused"),
-            AnswerError::Command(CommandError::NotRaised { .. } | CommandError::NotLowered { .. })
+            AnswerError::Command(
+                CommandError::NotRaised { .. }
+                | CommandError::NotLowered { .. }
+                | CommandError::NotSet { .. }
+                | CommandError::NotSevered { .. },
+            )
             | AnswerError::Kernel(_)
             | AnswerError::DetachFailed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };

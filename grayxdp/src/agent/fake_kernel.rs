@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
-use grayxdp_common::{ids::Version, layout::BackendCounters, verdict::Verdict, weight::Weight};
+use grayxdp_common::{ids::Version, layout::BackendCounters, verdict::Verdict};
 
 use super::kernel::Kernel;
 use crate::{
     config::Config,
+    decide::{pin::Pin, settings::BackendSetting, weights::Weights},
     kernel::{BackendReading, KernelError},
 };
 
@@ -45,29 +46,53 @@ v2 = {{ backends = [{{ address = "10.0.2.10:53" }}] }}
     Config::parse("test.toml", &text).expect("a valid config")
 }
 
+/// When an agent is killed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Dies {
+    /// When it is about to write a weight.
+    BeforeTheWrite,
+    /// When the kernel has the weight, and nothing else has been done yet.
+    AfterTheWrite,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct FakeKernel {
-    pub(super) pinned: Vec<Option<Weight>>,
-    pub(super) weights: Vec<Weight>,
+    pub(super) pinned: Vec<Option<Weights>>,
+    pub(super) weights: Vec<Weights>,
+    /// By service; `None` where they were never set.
+    pub(super) pins: Vec<Option<Vec<Pin>>>,
+    /// By service; `None` where they were never set.
+    pub(super) backends: Vec<Option<Vec<BackendSetting>>>,
+    /// Services whose v2 was severed, in order.
+    pub(super) severed: Vec<usize>,
     pub(super) readings: Vec<BackendReading>,
     /// Writes of a higher weight fail.
     pub(super) fails_to_raise: bool,
-    /// Writes of a lower or equal weight fail.
+    /// Writes of lower or equal weights fail.
     pub(super) fails_to_lower: bool,
+    /// Pins, backends and severing fail.
+    pub(super) fails_to_set: bool,
+    /// The agent dies (by a panic, which a test catches) at the next write.
+    pub(super) dies: Option<Dies>,
     /// Every weight that was ever written, by service.
-    pub(super) written: Vec<(usize, Weight)>,
+    pub(super) written: Vec<(usize, Weights)>,
 }
 
 impl FakeKernel {
     /// What a former agent left; `None` for services that are new.
-    pub(super) fn with_pinned(pinned: &[Option<Weight>]) -> Self {
+    pub(super) fn with_pinned(pinned: &[Option<Weights>]) -> Self {
         Self {
             pinned: pinned.to_vec(),
-            weights: pinned.iter().map(|weight| weight.unwrap_or_default()).collect(),
+            weights: pinned.iter().map(|weights| weights.clone().unwrap_or_default()).collect(),
+            pins: vec![None; pinned.len()],
+            backends: vec![None; pinned.len()],
+            severed: Vec::new(),
             readings: Vec::new(),
             fails_to_raise: false,
             fails_to_lower: false,
+            fails_to_set: false,
+            dies: None,
             written: Vec::new(),
         }
     }
@@ -82,21 +107,47 @@ impl FakeKernel {
 }
 
 impl Kernel for FakeKernel {
-    fn pinned_weight(&self, service: usize) -> Option<Weight> {
-        self.pinned[service]
+    fn pinned_weights(&self, service: usize) -> Option<Weights> {
+        self.pinned[service].clone()
     }
 
-    fn weight(&self, service: usize) -> Result<Weight, KernelError> {
-        Ok(self.weights[service])
+    fn weights(&self, service: usize) -> Result<Weights, KernelError> {
+        Ok(self.weights[service].clone())
     }
 
-    fn set_weight(&mut self, service: usize, weight: Weight) -> Result<(), KernelError> {
-        let fails = if weight > self.weights[service] { self.fails_to_raise } else { self.fails_to_lower };
-        if fails {
-            return Err(KernelError::Map { what: "write a weight", reason: "the test wants it so".to_owned() });
+    fn set_weights(&mut self, service: usize, weights: &Weights) -> Result<(), KernelError> {
+        assert_ne!(self.dies, Some(Dies::BeforeTheWrite), "killed before its write");
+        let raises = !weights.at_most(&self.weights[service]);
+        if if raises { self.fails_to_raise } else { self.fails_to_lower } {
+            return Err(refusal("write a weight"));
         }
-        self.weights[service] = weight;
-        self.written.push((service, weight));
+        self.weights[service] = weights.clone();
+        self.written.push((service, weights.clone()));
+        assert_ne!(self.dies, Some(Dies::AfterTheWrite), "killed after its write");
+        Ok(())
+    }
+
+    fn set_pins(&mut self, service: usize, pins: &[Pin]) -> Result<(), KernelError> {
+        if self.fails_to_set {
+            return Err(refusal("write pins"));
+        }
+        self.pins[service] = Some(pins.to_vec());
+        Ok(())
+    }
+
+    fn set_backends(&mut self, service: usize, backends: &[BackendSetting]) -> Result<(), KernelError> {
+        if self.fails_to_set {
+            return Err(refusal("write backends"));
+        }
+        self.backends[service] = Some(backends.to_vec());
+        Ok(())
+    }
+
+    fn sever(&mut self, service: usize) -> Result<(), KernelError> {
+        if self.fails_to_set {
+            return Err(refusal("sever connections"));
+        }
+        self.severed.push(service);
         Ok(())
     }
 
@@ -107,4 +158,8 @@ impl Kernel for FakeKernel {
     fn verdict_counts(&self) -> Result<Vec<(Verdict, u64)>, KernelError> {
         Ok(Verdict::ALL.into_iter().zip(1..).collect())
     }
+}
+
+fn refusal(what: &'static str) -> KernelError {
+    KernelError::Map { what, reason: "the test wants it so".to_owned() }
 }

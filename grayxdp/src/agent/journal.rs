@@ -2,7 +2,8 @@
 //!
 //! More of v2 must be on disk before the kernel gets it: an agent that dies in between finds the kernel's lower weight,
 //! and a disk that cannot be written stops a release where it stands. Less of v2 goes to the kernel at once, and is
-//! written when it can be.
+//! written when it can be. What is written ahead says what it raises from, until the kernel has it: so that the next
+//! agent can tell a raise that was cut short from a lowering that was.
 
 use std::{
     collections::VecDeque,
@@ -80,6 +81,12 @@ impl Journal {
     /// Why nothing can be written now.
     pub(super) fn fault(&self) -> Option<&str> {
         self.fault.as_ref().map(|fault| fault.message.as_str())
+    }
+
+    /// Why what has happened to this service is not stored yet; `None` if it is.
+    pub(super) fn fault_for(&self, service: &str) -> Option<&str> {
+        let waits = self.waiting.iter().any(|entry| entry.service == service && entry.event.is_some());
+        self.fault().filter(|_| waits)
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {

@@ -3,48 +3,36 @@
 //! What holds: the kernel never has more of v2 than what the store says (see [`super::journal`]), and never for longer
 //! than a moment more than what is wanted here.
 
+mod error;
+mod settings;
 mod take_over;
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use grayxdp_common::weight::Weight;
 
+pub(super) use self::{
+    error::CommandError,
+    settings::{Change, applied},
+};
 use super::{
     journal::{self, Journal},
     kernel::Kernel,
 };
 use crate::{
-    config::ServiceConfig,
-    decide::controller::{self, Event, Refusal, Release, State},
-    kernel::KernelError,
-    store::{HistoryEvent, Store, StoreError, StoredRelease},
+    config::{OnRollback, ServiceConfig},
+    decide::{
+        controller::{self, Event, Release, State},
+        settings::Settings,
+        weights::Weights,
+    },
+    store::{Entry, HistoryEvent, Store, StoreError, StoredRelease},
 };
 
 /// While a release progresses its schedule time is stored at least this often.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait before a change that failed is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// Why a command was not carried out, or not wholly.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum CommandError {
-    #[error("there is no service `{name}`; this agent has: {}", known.join(", "))]
-    UnknownService { name: String, known: Vec<String> },
-    #[error("{service}: {refusal}")]
-    Refused { service: String, refusal: Refusal },
-    #[error(
-        "{service}: v2 gets no more traffic while the state cannot be stored, and stays at {weight} %: {source}. \
-         `rollback` and lower weights work all the same"
-    )]
-    NotStored { service: String, weight: Weight, source: Box<StoreError> },
-    #[error("{service}: the weight stays at {weight} %, for the kernel did not take another: {source}")]
-    NotRaised { service: String, weight: Weight, source: KernelError },
-    #[error(
-        "{service}: the kernel has not taken {weight} % yet, which is tried again every second: {source}. If it goes \
-         on, `grayxdp detach` takes the packet program down"
-    )]
-    NotLowered { service: String, weight: Weight, source: KernelError },
-}
 
 /// Who or what is behind a change, for the history.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +48,9 @@ const SCHEDULE: Cause<'static> = Cause { event: "weight_changed", actor: "schedu
 struct Standing {
     release: Release,
     schedule_text: String,
+    shards_text: String,
+    /// Pins and backends that were changed at run time.
+    settings: Settings,
     /// The backends that are v2.
     canary: BTreeSet<SocketAddr>,
     /// Schedule time when it was last stored.
@@ -108,8 +99,8 @@ impl<K: Kernel> Releases<K> {
         if release.state != State::Progressing {
             return;
         }
-        let Ok(next) = controller::step(&service.schedule, release, Event::Elapsed(passed)) else { return };
-        if next.weight != release.weight || next.state != release.state {
+        let Ok(next) = controller::step(service.plan(), release, Event::Elapsed(passed)) else { return };
+        if next.weights != release.weights || next.state != release.state {
             match self.apply(index, next, SCHEDULE) {
                 Ok(()) => self.standings[index].complaint = None,
                 Err(error) => self.complain(index, &error),
@@ -123,17 +114,47 @@ impl<K: Kernel> Releases<K> {
         }
     }
 
-    /// Carries a command out. When this returns, the kernel has the weight.
+    /// Carries a command out. When this returns, the kernel has the weights.
     pub(super) fn command(&mut self, name: &str, command: Event, cause: Cause<'_>) -> Result<usize, CommandError> {
         let index = self.index(name)?;
-        let next = controller::step(&self.services[index].schedule, self.release(index), command)
+        let next = controller::step(self.services[index].plan(), self.release(index), command)
             .map_err(|refusal| CommandError::Refused { service: name.to_owned(), refusal })?;
         self.standings[index].retry_in = Duration::ZERO;
         self.apply(index, next, cause)?;
+        if command == Event::Rollback {
+            self.sever(index)?;
+        }
         Ok(index)
     }
 
-    fn index(&self, name: &str) -> Result<usize, CommandError> {
+    /// Sets the weight of one shard by hand.
+    pub(super) fn set_shard_weight(
+        &mut self,
+        name: &str,
+        shard: &str,
+        weight: Weight,
+        cause: Cause<'_>,
+    ) -> Result<usize, CommandError> {
+        let shards = self.services[self.index(name)?].shards();
+        let shard = shards.named(shard).ok_or_else(|| CommandError::UnknownShard {
+            service: name.to_owned(),
+            name: shard.to_owned(),
+            known: shards.listed(),
+        })?;
+        self.command(name, Event::SetShardWeight { shard, weight }, cause)
+    }
+
+    /// After a rollback, where the config wants it.
+    fn sever(&mut self, index: usize) -> Result<(), CommandError> {
+        let service = &self.services[index];
+        if service.on_rollback == OnRollback::Keep {
+            return Ok(());
+        }
+        let name = service.name.clone();
+        self.kernel.sever(index).map_err(|source| CommandError::NotSevered { service: name, source: Box::new(source) })
+    }
+
+    pub(super) fn index(&self, name: &str) -> Result<usize, CommandError> {
         self.services.iter().position(|service| service.name == name).ok_or_else(|| CommandError::UnknownService {
             name: name.to_owned(),
             known: self.services.iter().map(|service| service.name.clone()).collect(),
@@ -142,9 +163,16 @@ impl<K: Kernel> Releases<K> {
 
     fn apply(&mut self, index: usize, next: Release, cause: Cause<'_>) -> Result<(), CommandError> {
         let (before, after) = (self.release(index).clone(), next.clone());
-        let applied =
-            if exposes_more(&before, &next) { self.raise(index, next, cause) } else { self.lower(index, next, cause) };
-        // A weight that could not be lowered is still what is wanted from now on.
+        let applied = if exposes_more(&before, &next) {
+            self.raise(index, next, cause)
+        } else if next.weights.at_most(&before.weights) {
+            self.lower(index, next, cause)
+        } else {
+            // Some shards get more, some less: all that is less goes first.
+            let less = Release { weights: next.weights.min(&before.weights), ..next.clone() };
+            self.lower(index, less, cause).and_then(|()| self.raise(index, next, cause))
+        };
+        // Weights that could not be lowered are still what is wanted from now on.
         if *self.release(index) == after {
             log_change(&self.services[index].name, &before, &after, cause);
         }
@@ -153,58 +181,64 @@ impl<K: Kernel> Releases<K> {
 
     /// First the store, then the kernel.
     fn raise(&mut self, index: usize, next: Release, cause: Cause<'_>) -> Result<(), CommandError> {
-        let before = self.release(index).weight;
+        let before = self.release(index).clone();
         let service = self.services[index].name.clone();
-        let entry = self.entry(index, &next, before, Some(cause));
+        let mut entry = self.entry(index, &next, &before, Some(cause));
+        let raises = next.weights != before.weights;
+        entry.stored.raised_from = raises.then(|| before.weights.clone());
         if let Err(source) = self.journal.write_ahead(entry) {
-            return Err(CommandError::NotStored { service, weight: before, source: Box::new(source) });
+            return Err(CommandError::NotStored { service, weights: before.weights, source: Box::new(source) });
         }
-        if next.weight > before
-            && let Err(source) = self.kernel.set_weight(index, next.weight)
-        {
-            let error = CommandError::NotRaised { service, weight: before, source };
+        if raises && let Err(source) = self.kernel.set_weights(index, &next.weights) {
             // Some shards may have it already.
-            self.standings[index].kernel_behind = self.kernel.set_weight(index, before).is_err();
+            self.standings[index].kernel_behind = self.kernel.set_weights(index, &before.weights).is_err();
             let kept = Cause { event: "weight_kept", actor: "agent" };
-            let entry = self.entry(index, self.release(index), before, Some(kept));
+            let entry = self.entry(index, &before, &before, Some(kept));
             self.journal.write(entry);
-            return Err(error);
+            return Err(CommandError::NotRaised { service, weights: before.weights, source: Box::new(source) });
         }
         self.take(index, next);
+        if raises {
+            // The deed is done: from now on a lower weight in the kernel is one that somebody wanted.
+            self.save(index);
+        }
         Ok(())
     }
 
     /// First the kernel, then the store.
     fn lower(&mut self, index: usize, next: Release, cause: Cause<'_>) -> Result<(), CommandError> {
-        let before = self.release(index).weight;
+        let before = self.release(index).clone();
         let standing = &self.standings[index];
         // A rollback writes its zero again even where it should be there already.
-        let writes = next.weight < before || next.weight == Weight::ZERO || standing.kernel_behind;
-        let written = if writes { self.kernel.set_weight(index, next.weight) } else { Ok(()) };
+        let writes = next.weights != before.weights || next.weights == Weights::ZERO || standing.kernel_behind;
+        let written = if writes { self.kernel.set_weights(index, &next.weights) } else { Ok(()) };
         self.standings[index].kernel_behind = written.is_err();
-        let weight = next.weight;
-        let entry = self.entry(index, &next, before, Some(cause));
+        let weights = next.weights.clone();
+        let entry = self.entry(index, &next, &before, Some(cause));
         self.journal.write(entry);
         self.take(index, next);
         let service = &self.services[index].name;
         written.map_err(|source| {
             self.standings[index].retry_in = RETRY_AFTER;
-            CommandError::NotLowered { service: service.clone(), weight, source }
+            CommandError::NotLowered { service: service.clone(), weights, source: Box::new(source) }
         })
     }
 
     fn lower_again(&mut self, index: usize) {
-        let weight = self.release(index).weight;
-        match self.kernel.set_weight(index, weight) {
+        let weights = self.release(index).weights.clone();
+        let service = self.services[index].name.clone();
+        let done = match self.kernel.set_weights(index, &weights) {
             Ok(()) => {
-                let standing = &mut self.standings[index];
-                (standing.kernel_behind, standing.complaint) = (false, None);
-                tracing::info!(service = self.services[index].name, weight = %weight, "weight_lowered");
+                self.standings[index].kernel_behind = false;
+                tracing::info!(service, %weights, "weight_lowered");
+                let severs = self.release(index).state == State::RolledBack;
+                if severs { self.sever(index) } else { Ok(()) }
             }
-            Err(source) => {
-                let service = self.services[index].name.clone();
-                self.complain(index, &CommandError::NotLowered { service, weight, source });
-            }
+            Err(source) => Err(CommandError::NotLowered { service, weights, source: Box::new(source) }),
+        };
+        match done {
+            Ok(()) => self.standings[index].complaint = None,
+            Err(error) => self.complain(index, &error),
         }
     }
 
@@ -226,7 +260,7 @@ impl<K: Kernel> Releases<K> {
     }
 
     fn save(&mut self, index: usize) {
-        let entry = self.entry(index, self.release(index), Weight::ZERO, None);
+        let entry = self.entry(index, self.release(index), self.release(index), None);
         self.journal.write(entry);
         let standing = &mut self.standings[index];
         standing.saved_at = standing.release.schedule_time;
@@ -241,7 +275,7 @@ impl<K: Kernel> Releases<K> {
     pub(super) fn close(mut self, cause: Cause<'_>) -> (K, Result<(), StoreError>) {
         for index in 0..self.services.len() {
             let release = self.release(index);
-            let entry = self.entry(index, release, release.weight, Some(cause));
+            let entry = self.entry(index, release, release, Some(cause));
             self.journal.write(entry);
         }
         let closed = self.journal.close();
@@ -269,32 +303,47 @@ impl<K: Kernel> Releases<K> {
         self.journal.fault()
     }
 
-    fn entry(&self, index: usize, release: &Release, from: Weight, cause: Option<Cause<'_>>) -> crate::store::Entry {
+    /// What to tell whoever has just changed a release, where the change would not outlive the agent.
+    pub(super) fn unstored(&self, index: usize) -> Option<String> {
+        let fault = self.journal.fault_for(&self.services[index].name)?;
+        Some(format!(
+            "this is done in the kernel, but not stored: {fault}. A restart of the agent or of this host before that is \
+             mended may undo it; once it is mended, it is stored within seconds"
+        ))
+    }
+
+    fn entry(&self, index: usize, release: &Release, before: &Release, cause: Option<Cause<'_>>) -> Entry {
         let event = cause.map(|cause| HistoryEvent {
             event: cause.event.to_owned(),
-            from,
-            to: release.weight,
+            from: before.weights.mean(),
+            to: release.weights.mean(),
             state: release.state.name().to_owned(),
             reason: release.reason.clone(),
             actor: cause.actor.to_owned(),
         });
-        let Standing { schedule_text, canary, .. } = &self.standings[index];
-        let stored =
-            StoredRelease { release: release.clone(), schedule: schedule_text.clone(), canary: canary.clone() };
+        let Standing { schedule_text, shards_text, canary, settings, .. } = &self.standings[index];
+        let stored = StoredRelease {
+            release: release.clone(),
+            schedule: schedule_text.clone(),
+            shards: shards_text.clone(),
+            canary: canary.clone(),
+            raised_from: None,
+            settings: settings.clone(),
+        };
         journal::entry(&self.services[index].name, stored, event)
     }
 }
 
-/// Whether v2 gets more by this change, now or by itself later.
+/// Whether v2 gets more by this change and no shard less, now or by itself later.
 fn exposes_more(before: &Release, after: &Release) -> bool {
     let begins_to_move = after.state == State::Progressing && before.state != State::Progressing;
-    after.weight > before.weight || (begins_to_move && after.weight == before.weight)
+    before.weights.at_most(&after.weights) && (before.weights != after.weights || begins_to_move)
 }
 
 fn log_change(service: &str, before: &Release, after: &Release, cause: Cause<'_>) {
     let Cause { event, actor } = cause;
-    if before.weight != after.weight {
-        tracing::info!(service, from = %before.weight, to = %after.weight, reason = after.reason, event, actor, "weight_changed");
+    if before.weights != after.weights {
+        tracing::info!(service, from = %before.weights, to = %after.weights, reason = after.reason, event, actor, "weight_changed");
     }
     if before.state != after.state {
         tracing::info!(

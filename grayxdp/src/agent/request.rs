@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use tokio::sync::{mpsc, oneshot};
 
+use grayxdp_common::weight::Weight;
+
 use super::{
-    releases::CommandError,
-    shapes::{AgentStatus, ServiceStatus},
+    releases::{Change, CommandError},
+    shapes::{AgentStatus, PinsStatus, ServiceStatus},
 };
 use crate::{decide::controller::Event, kernel::KernelError, metrics::Snapshot};
 
@@ -22,20 +24,33 @@ pub(super) enum Request {
     Metrics { answer: oneshot::Sender<Result<Snapshot, KernelError>> },
     /// Whether the loop turns, and what is wrong.
     Health { answer: oneshot::Sender<Health> },
+    /// What is pinned.
+    Pins { service: String, answer: oneshot::Sender<Result<PinsStatus, AnswerError>> },
     /// Something to do.
     Command { command: Command, answer: oneshot::Sender<Result<ServiceStatus, AnswerError>> },
     /// Take all down and end.
     Detach { bpffs: Option<PathBuf>, actor: String, answer: oneshot::Sender<Result<(), AnswerError>> },
 }
 
-/// Something to do with a release.
+/// Something to do with a service.
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) service: String,
     /// As in the API's path and in the history.
     pub(super) name: &'static str,
-    pub(super) event: Event,
+    pub(super) deed: Deed,
     pub(super) actor: String,
+}
+
+/// What.
+#[derive(Debug)]
+pub(super) enum Deed {
+    /// To its release.
+    Release(Event),
+    /// To the weight of one shard, by name.
+    SetShardWeight { shard: String, weight: Weight },
+    /// To its pins or backends.
+    Change(Change),
 }
 
 /// What a load balancer's watcher wants to know.

@@ -24,8 +24,8 @@ use super::{
     AgentError,
     answers::Agent,
     api, exporter,
-    kernel::Kernel,
-    releases::Releases,
+    kernel::{self, Kernel},
+    releases::{Releases, applied},
     request,
     request::Request,
     shapes::InterfaceStatus,
@@ -134,7 +134,10 @@ impl Servers {
 /// Store, kernel, weights, and at last the interfaces.
 fn start(config: &Config) -> Result<Agent<DataPlane>, AgentError> {
     let store = Store::open(&config.agent.state)?;
-    let kernel = DataPlane::open(config)?;
+    // The releases lay what was changed at run time over the file's config by themselves.
+    let present = applied(config, &store)?;
+    kernel::check(&present)?;
+    let kernel = DataPlane::open(&present)?;
     let mut releases = Releases::new(config.services.clone(), kernel, store);
     let attached = releases.take_over().and_then(|()| Ok(releases.kernel_mut().attach()?));
     match attached {
@@ -183,6 +186,7 @@ fn answer<K: Kernel>(agent: &mut Agent<K>, request: Request, bpffs: &Path) -> Op
         Request::Status { answer } => drop(answer.send(agent.status(now))),
         Request::Metrics { answer } => drop(answer.send(agent.snapshot(now))),
         Request::Health { answer } => drop(answer.send(agent.health())),
+        Request::Pins { service, answer } => drop(answer.send(agent.pins(&service))),
         Request::Command { command, answer } => drop(answer.send(agent.command(&command, now))),
         Request::Detach { bpffs: Some(asked), answer, .. } if asked != bpffs => {
             drop(answer.send(Err(request::AnswerError::OtherPins { own: bpffs.to_owned(), asked })));

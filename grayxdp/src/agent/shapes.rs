@@ -5,6 +5,11 @@ use std::net::SocketAddr;
 use grayxdp_common::{ids::Version, layout::BackendCounters};
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    cidr::NetworkError,
+    decide::pin::{DSCP_MAX, PinRule},
+};
+
 /// `GET /v1/status`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct AgentStatus {
@@ -48,16 +53,37 @@ pub struct ServiceStatus {
     pub state: String,
     /// Why it stands there: a sentence.
     pub reason: String,
-    /// v2's share that is wanted, in percent.
+    /// What is in danger, and what to do: what was done in the kernel and could not be stored. `null` when all is well.
+    #[serde(default)]
+    pub warning: Option<String>,
+    /// v2's share that is wanted, in percent; where shards differ, their mean.
     pub weight: f64,
-    /// v2's share that the kernel's map holds, in percent; `null` when the map cannot be read.
+    /// v2's share that the kernel's map holds, in percent; where shards differ, their mean; `null` when the map cannot be
+    /// read.
     pub kernel_weight: Option<f64>,
+    /// Each shard, in the order of their turns; empty where they do not differ.
+    #[serde(default)]
+    pub shards: Vec<ShardStatus>,
     /// v2's share of the new flows of the last seconds, in percent; `null` without new flows.
     pub measured_share: Option<f64>,
     /// The plan and how far it has come.
     pub schedule: ScheduleStatus,
+    /// How many pins hold; the canary port is not among them.
+    #[serde(default)]
+    pub pins: usize,
     /// What both versions have handled, by name of the version.
     pub versions: Versions,
+}
+
+/// A shard whose weight may differ from the others'.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// From the config, or its number.
+    pub name: String,
+    /// v2's share that is wanted, in percent.
+    pub weight: f64,
+    /// v2's share that the kernel's map holds, in percent; `null` when the map cannot be read.
+    pub kernel_weight: Option<f64>,
 }
 
 /// The plan of a release.
@@ -65,6 +91,12 @@ pub struct ServiceStatus {
 pub struct ScheduleStatus {
     /// As in the config.
     pub kind: String,
+    /// `together` or `one-by-one`.
+    #[serde(default)]
+    pub order: String,
+    /// Name of the shard whose turn it is, where they go one by one; `null` else, and at the end.
+    #[serde(default)]
+    pub turn: Option<String>,
     /// Schedule time: stands still while the release does.
     pub elapsed_s: f64,
     /// `null` for a schedule without an end.
@@ -97,7 +129,7 @@ pub struct VersionStatus {
     /// Sum over the backends.
     #[serde(flatten)]
     pub counters: Counters,
-    /// In the order of the config.
+    /// In the order of the config; then those added at run time, then those removed.
     pub backends: Vec<BackendStatus>,
 }
 
@@ -108,6 +140,12 @@ pub struct BackendStatus {
     pub address: SocketAddr,
     /// Its share among the backends of its version.
     pub weight: u32,
+    /// `live`, `draining`, `down` or `removed`: only a live one gets new connections.
+    #[serde(default)]
+    pub state: String,
+    /// `config`, or `run-time` where a command has added or removed it.
+    #[serde(default)]
+    pub origin: String,
     /// Its own counters.
     #[serde(flatten)]
     pub counters: Counters,
@@ -149,11 +187,108 @@ impl From<BackendCounters> for Counters {
 }
 
 /// Body of `POST /v1/services/{name}/set-weight`.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SetWeight {
     /// In percent, with at most two decimals.
     pub weight: f64,
+    /// Only this shard; all if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<String>,
+}
+
+/// Which traffic is pinned: exactly one of the two.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PinRuleBody {
+    /// A network or an address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// 0 to 63.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dscp: Option<u8>,
+}
+
+impl From<PinRule> for PinRuleBody {
+    fn from(rule: PinRule) -> Self {
+        match rule {
+            PinRule::Source(network) => Self { source: Some(network.to_string()), dscp: None },
+            PinRule::Dscp(value) => Self { source: None, dscp: Some(value) },
+        }
+    }
+}
+
+impl PinRuleBody {
+    /// The rule, or what is wrong.
+    pub fn rule(&self) -> Result<PinRule, String> {
+        match (&self.source, self.dscp) {
+            (Some(text), None) => {
+                text.parse().map(PinRule::Source).map_err(|error: NetworkError| format!("`{text}`: {error}"))
+            }
+            (None, Some(value)) if value <= DSCP_MAX => Ok(PinRule::Dscp(value)),
+            (None, Some(value)) => Err(format!("{value} is no DSCP value: those are 0 to {DSCP_MAX}")),
+            (Some(_), Some(_)) | (None, None) => Err("expected either `source` or `dscp`".to_owned()),
+        }
+    }
+}
+
+/// Body of `POST /v1/services/{name}/pin`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PinBody {
+    /// A network or an address: or `dscp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// 0 to 63: or `source`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dscp: Option<u8>,
+    /// `v1` or `v2`.
+    pub version: String,
+}
+
+/// `GET /v1/services/{name}/pins`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PinsStatus {
+    /// From the config.
+    pub service: String,
+    /// A port of the VIP all of whose clients meet v2.
+    pub canary_port: Option<u16>,
+    /// Networks by address, then DSCP values.
+    pub pins: Vec<PinStatus>,
+}
+
+/// One pin: `source` or `dscp`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PinStatus {
+    /// A network; or `null`.
+    pub source: Option<String>,
+    /// A DSCP value; or `null`.
+    pub dscp: Option<u8>,
+    /// `v1` or `v2`.
+    pub version: String,
+    /// `config` or `run-time`.
+    pub origin: String,
+}
+
+/// Body of `POST /v1/services/{name}/drain`, `undrain` and `remove-backend`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendBody {
+    /// As in the config.
+    pub address: String,
+}
+
+/// Body of `POST /v1/services/{name}/add-backend`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddBackend {
+    /// `v1` or `v2`.
+    pub version: String,
+    /// As in the config.
+    pub address: String,
+    /// 1 to 1000; 1 if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
 }
 
 /// Body of `POST /v1/detach`; may be left out.
@@ -180,7 +315,7 @@ pub struct ErrorBody {
 /// What is wrong: for programs and for people.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ErrorDetail {
-    /// `unknown_service`, `refused`, `bad_request`, `not_found` or `internal`.
+    /// `unknown_service`, `unknown_shard`, `refused`, `bad_request`, `not_found` or `internal`.
     pub code: String,
     /// What, where, and what to do.
     pub message: String,

@@ -2,17 +2,25 @@
 
 use std::time::Duration;
 
-use grayxdp_common::{ids::Version, weight::Weight};
+use grayxdp_common::ids::Version;
 
 use super::{
     kernel::Kernel,
     releases::Releases,
-    shapes::{BackendStatus, ScheduleStatus, ServiceStatus, VersionStatus, Versions, rounded},
+    shapes::{
+        BackendStatus, PinRuleBody, PinStatus, PinsStatus, ScheduleStatus, ServiceStatus, ShardStatus, VersionStatus,
+        Versions, rounded,
+    },
     signals,
 };
 use crate::{
-    config::ServiceConfig,
-    decide::controller::{Release, State},
+    config::{ServiceConfig, WhenEmpty},
+    decide::{
+        controller::{Release, State},
+        pin::Pin,
+        settings::{BackendState, Member, Origin, Settings},
+        weights::Weights,
+    },
     kernel::BackendReading,
     percent::percent,
 };
@@ -26,6 +34,8 @@ pub(super) fn service_status<K: Kernel>(
 ) -> ServiceStatus {
     let service = &releases.services()[index];
     let release = releases.release(index);
+    let kernel = kernel_weights(releases, index);
+    let settings = releases.settings(index);
     ServiceStatus {
         name: service.name.clone(),
         vip: service.vip,
@@ -35,13 +45,16 @@ pub(super) fn service_status<K: Kernel>(
         key: service.key.name().to_owned(),
         state: release.state.name().to_owned(),
         reason: reason(release, releases.store_fault()),
-        weight: percent(release.weight),
-        kernel_weight: kernel_weight(releases, index).map(percent),
+        warning: warning(service, settings, releases.unstored(index)),
+        weight: percent(release.weights.mean()),
+        kernel_weight: kernel.as_ref().map(|weights| percent(weights.mean())),
+        shards: shards(service, &release.weights, kernel.as_ref()),
         measured_share: measured_share.map(rounded),
         schedule: schedule(service, release),
+        pins: settings.pins(&service.pins).len(),
         versions: Versions {
-            v1: version(service, index, Version::V1, readings),
-            v2: version(service, index, Version::V2, readings),
+            v1: version(service, settings, index, Version::V1, readings),
+            v2: version(service, settings, index, Version::V2, readings),
         },
     }
 }
@@ -53,21 +66,71 @@ fn reason(release: &Release, store_fault: Option<&str>) -> String {
     }
 }
 
-fn kernel_weight<K: Kernel>(releases: &Releases<K>, index: usize) -> Option<Weight> {
-    let read = releases.kernel().weight(index);
+/// Not more than one sentence for each thing that needs a person.
+fn warning(service: &ServiceConfig, settings: &Settings, unstored: Option<String>) -> Option<String> {
+    let backends = settings.backends(&service.members());
+    let is_empty = |version: Version| {
+        !backends.iter().any(|backend| backend.version == version && backend.state == BackendState::Live)
+    };
+    let empty = Version::ALL.into_iter().filter(|version| is_empty(*version)).map(|version| {
+        let then = match service.when_empty {
+            WhenEmpty::OtherVersion => "new connections meant for it go to the other version",
+            WhenEmpty::Drop => "new connections meant for it are dropped",
+        };
+        format!("{} has no live backend: {then}", version.name())
+    });
+    let all: Vec<String> = unstored.into_iter().chain(empty).collect();
+    if all.is_empty() { None } else { Some(all.join("; ")) }
+}
+
+/// Empty where no shard differs from the others.
+fn shards(service: &ServiceConfig, wanted: &Weights, kernel: Option<&Weights>) -> Vec<ShardStatus> {
+    if wanted.differing().is_none() && kernel.is_none_or(|kernel| kernel.differing().is_none()) {
+        return Vec::new();
+    }
+    let shards = service.shards();
+    let in_turn = (0..shards.count()).map(|place| shards.in_turn(place));
+    let status = |shard: usize| ShardStatus {
+        name: shards.name(shard).into_owned(),
+        weight: percent(wanted.of(shard)),
+        kernel_weight: kernel.map(|kernel| percent(kernel.of(shard))),
+    };
+    in_turn.map(status).collect()
+}
+
+/// The pins of a service, by rule.
+pub(super) fn pins<K: Kernel>(releases: &Releases<K>, index: usize) -> PinsStatus {
+    let service = &releases.services()[index];
+    let pin = |(pin, origin): (Pin, Origin)| {
+        let PinRuleBody { source, dscp } = PinRuleBody::from(pin.rule);
+        PinStatus { source, dscp, version: pin.version.name().to_owned(), origin: origin.name().to_owned() }
+    };
+    PinsStatus {
+        service: service.name.clone(),
+        canary_port: service.canary_port,
+        pins: releases.settings(index).pins(&service.pins).into_iter().map(pin).collect(),
+    }
+}
+
+fn kernel_weights<K: Kernel>(releases: &Releases<K>, index: usize) -> Option<Weights> {
+    let read = releases.kernel().weights(index);
     read.inspect_err(|error| tracing::warn!(service = releases.services()[index].name, "weight_not_read {error}")).ok()
 }
 
 fn schedule(service: &ServiceConfig, release: &Release) -> ScheduleStatus {
     let next = match release.state {
-        State::Progressing => service.schedule.next_change(release.schedule_time),
+        State::Progressing => service.plan().next_change(release.schedule_time),
         _ => None,
     };
+    let turn = service.plan().shard_in_turn(release.schedule_time);
     ScheduleStatus {
         kind: service.schedule.kind().to_owned(),
         elapsed_s: seconds(release.schedule_time),
-        duration_s: service.schedule.duration().map(seconds),
-        next_weight: next.map(|(_, weight)| percent(weight)),
+        order: service.order.name().to_owned(),
+        turn: turn.map(|shard| service.shards().name(shard).into_owned()),
+        duration_s: service.plan().duration().map(seconds),
+        // No shard falls: one that a person has set higher stays where it is.
+        next_weight: next.as_ref().map(|(_, weights)| percent(weights.max(&release.weights).mean())),
         next_in_s: next.map(|(at, _)| seconds(at.saturating_sub(release.schedule_time))),
     }
 }
@@ -76,18 +139,34 @@ pub(super) fn seconds(length: Duration) -> f64 {
     rounded(length.as_secs_f64())
 }
 
-fn version(service: &ServiceConfig, index: usize, version: Version, readings: &[BackendReading]) -> VersionStatus {
+fn version(
+    service: &ServiceConfig,
+    settings: &Settings,
+    index: usize,
+    version: Version,
+    readings: &[BackendReading],
+) -> VersionStatus {
     let [v1, v2] = signals::version_sums(readings, index);
     let sum = match version {
         Version::V1 => v1,
         Version::V2 => v2,
     };
-    let backends = service.pool(version).backends.iter().map(|backend| {
+    let members = service.members();
+    let states = settings.backends(&members);
+    let there = settings.members(&members).into_iter().map(|(member, origin)| {
+        let state = states.iter().find(|backend| backend.address == member.address).map(|backend| backend.state);
+        (member, state.unwrap_or(BackendState::Live).name(), origin)
+    });
+    // It may still have connections.
+    let removed = settings.removed(&members).map(|member| (*member, "removed", Origin::RunTime));
+    let own = there.chain(removed).filter(|(member, ..)| member.version == version);
+    let backends = own.map(|(Member { address, weight, .. }, state, origin)| {
         let is_own = |reading: &&BackendReading| {
-            (reading.service, reading.version, reading.address) == (index, version, backend.address)
+            (reading.service, reading.version, reading.address) == (index, version, address)
         };
         let counters = readings.iter().find(is_own).map(|reading| reading.counters).unwrap_or_default();
-        BackendStatus { address: backend.address, weight: backend.weight, counters: counters.into() }
+        let (state, origin) = (state.to_owned(), origin.name().to_owned());
+        BackendStatus { address, weight, state, origin, counters: counters.into() }
     });
     VersionStatus { counters: sum.into(), backends: backends.collect() }
 }

@@ -6,7 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use grayxdp_common::weight::Weight;
 
 use crate::{
-    config::{BPFFS_DEFAULT, SOCKET_DEFAULT},
+    cidr::Network,
+    config::{BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, BPFFS_DEFAULT, SOCKET_DEFAULT},
     percent::weight_from_text,
 };
 
@@ -122,7 +123,8 @@ pub enum ClientCommand {
     #[command(
         allow_missing_positional = true,
         allow_negative_numbers = true,
-        after_help = "Examples:\n  grayxdp set-weight web 12.5\n  grayxdp set-weight 12.5       # with just one service"
+        after_help = "Examples:\n  grayxdp set-weight web 12.5\n  grayxdp set-weight web 20 --shard internal\n  \
+                      grayxdp set-weight 12.5       # with just one service"
     )]
     SetWeight {
         /// The service; may be left out when there is just one.
@@ -130,6 +132,9 @@ pub enum ClientCommand {
         /// v2's share of new connections, 0 to 100 with at most two decimals.
         #[arg(value_parser = parse_weight)]
         percent: Weight,
+        /// Only this shard, by its name or number; all others stay as they are.
+        #[arg(long, value_name = "NAME")]
+        shard: Option<String>,
     },
     /// Stop a release where it stands.
     #[command(after_help = "Example:\n  grayxdp freeze web")]
@@ -143,6 +148,119 @@ pub enum ClientCommand {
     /// Send all new connections to v2, at once.
     #[command(after_help = "Example:\n  grayxdp promote web")]
     Promote(ServiceArgs),
+    /// Send some traffic to one version, whatever the weight.
+    ///
+    /// Pins are kept until `unpin`, over restarts of the agent too; the config file is not changed. A pin counts before
+    /// one of the config for the same traffic. Open connections stay where they are.
+    #[command(
+        after_help = "Examples:\n  grayxdp pin web --source 198.51.100.0/24 --to v2\n  grayxdp pin web --dscp 46 --to v2"
+    )]
+    Pin {
+        /// The service; may be left out when there is just one.
+        service: Option<String>,
+        /// Which traffic.
+        #[command(flatten)]
+        rule: RuleArgs,
+        /// Where it goes.
+        #[arg(long, value_name = "VERSION")]
+        to: VersionArg,
+    },
+    /// Take a pin back that was set with `pin`.
+    #[command(after_help = "Examples:\n  grayxdp unpin web --source 198.51.100.0/24\n  grayxdp unpin web --dscp 46")]
+    Unpin {
+        /// The service; may be left out when there is just one.
+        service: Option<String>,
+        /// Which traffic.
+        #[command(flatten)]
+        rule: RuleArgs,
+    },
+    /// List the pins of a service: those of the config, and those set with `pin`.
+    #[command(after_help = "Examples:\n  grayxdp pins web\n  grayxdp pins web -o json")]
+    Pins(ServiceArgs),
+    /// Send no new connections to a backend; those that it has stay.
+    ///
+    /// Kept until `undrain`, over restarts of the agent too.
+    #[command(
+        allow_missing_positional = true,
+        after_help = "Examples:\n  grayxdp drain web 10.0.1.10:8080\n  grayxdp drain 10.0.1.10:8080  # with just one service"
+    )]
+    Drain {
+        /// The service; may be left out when there is just one.
+        service: Option<String>,
+        /// The backend, as in the config.
+        address: String,
+    },
+    /// Send new connections to a drained backend again.
+    #[command(allow_missing_positional = true, after_help = "Example:\n  grayxdp undrain web 10.0.1.10:8080")]
+    Undrain {
+        /// The service; may be left out when there is just one.
+        service: Option<String>,
+        /// The backend, as in the config.
+        address: String,
+    },
+    /// Add and remove backends without touching the config file.
+    #[command(subcommand)]
+    Backend(BackendCommand),
+}
+
+/// What to do with a backend.
+#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+pub enum BackendCommand {
+    /// Add a backend to a version; kept over restarts of the agent.
+    #[command(
+        after_help = "Examples:\n  grayxdp backend add web v2 10.0.2.11:8080\n  grayxdp backend add web v2 10.0.2.11:8080 --weight 3"
+    )]
+    Add {
+        /// The service.
+        service: String,
+        /// What the backend serves.
+        version: VersionArg,
+        /// Its address, as it would stand in the config.
+        address: String,
+        /// Its share among its version's backends, 1 to 1000.
+        #[arg(long, value_name = "N", default_value_t = BACKEND_WEIGHT_DEFAULT,
+              value_parser = clap::value_parser!(u32).range(1..=i64::from(BACKEND_WEIGHT_MAX)))]
+        weight: u32,
+    },
+    /// Remove a backend; the connections that it has stay.
+    #[command(after_help = "Example:\n  grayxdp backend remove web 10.0.2.11:8080")]
+    Remove {
+        /// The service.
+        service: String,
+        /// The backend.
+        address: String,
+    },
+}
+
+/// Which traffic is pinned.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+#[group(required = true, multiple = false)]
+pub struct RuleArgs {
+    /// From clients of this network, or with this one address.
+    #[arg(long, value_name = "CIDR")]
+    pub source: Option<Network>,
+    /// With this DSCP value, 0 to 63.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=63))]
+    pub dscp: Option<u8>,
+}
+
+/// One of the two versions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum VersionArg {
+    /// The running version.
+    V1,
+    /// The canary.
+    V2,
+}
+
+impl VersionArg {
+    /// `v1` or `v2`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
 }
 
 /// The service that is meant.
@@ -174,18 +292,60 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// All of `--help`, as people see it on a wide terminal. `INSTA_UPDATE=always cargo test` writes it anew.
+    #[test]
+    fn help_reads_like_this() {
+        fn collect(command: &mut clap::Command, path: &str, text: &mut String) {
+            let path = format!("{path}{}", command.get_name());
+            text.push_str(&format!("$ {path} --help\n{}\n", command.render_long_help()));
+            command.get_subcommands_mut().filter(|each| each.get_name() != "help").for_each(|each| {
+                collect(each, &format!("{path} "), text);
+            });
+        }
+        let mut text = String::new();
+        // Whoever has the variable set sees its value.
+        let command = Cli::command().term_width(100).mut_arg("socket", |socket| socket.hide_env_values(true));
+        let mut command = command;
+        command.build();
+        collect(&mut command, "", &mut text);
+        insta::assert_snapshot!(text);
+    }
+
     #[test]
     fn lines_mean_these_commands() {
         let web = || ServiceArgs { service: Some("web".to_owned()) };
-        let weight = |hundredths| Weight::from_hundredths(hundredths).expect("in range");
+        let set_weight = |service: Option<&str>, hundredths, shard: Option<&str>| ClientCommand::SetWeight {
+            service: service.map(str::to_owned),
+            percent: Weight::from_hundredths(hundredths).expect("in range"),
+            shard: shard.map(str::to_owned),
+        };
+        let pin = |source: Option<&str>, dscp| ClientCommand::Pin {
+            service: web().service,
+            rule: RuleArgs { source: source.map(|text| text.parse().expect("a network")), dscp },
+            to: VersionArg::V2,
+        };
         for (line, expected) in [
             ("status", ClientCommand::Status(ServiceArgs { service: None })),
             ("status web", ClientCommand::Status(web())),
             ("start web", ClientCommand::Start(web())),
             ("rollback", ClientCommand::Rollback(ServiceArgs { service: None })),
-            ("set-weight web 12.5", ClientCommand::SetWeight { service: web().service, percent: weight(1250) }),
-            ("set-weight 0.01", ClientCommand::SetWeight { service: None, percent: weight(1) }),
-            ("set-weight 100%", ClientCommand::SetWeight { service: None, percent: weight(10_000) }),
+            ("set-weight web 12.5", set_weight(Some("web"), 1250, None)),
+            ("set-weight 0.01", set_weight(None, 1, None)),
+            ("set-weight 100%", set_weight(None, 10_000, None)),
+            ("set-weight web 20 --shard internal", set_weight(Some("web"), 2000, Some("internal"))),
+            ("pin web --source 198.51.100.0/24 --to v2", pin(Some("198.51.100.0/24"), None)),
+            ("pin web --dscp 46 --to v2", pin(None, Some(46))),
+            ("drain 10.0.1.10:8080", ClientCommand::Drain { service: None, address: "10.0.1.10:8080".to_owned() }),
+            ("drain web 10.0.1.10", ClientCommand::Drain { service: web().service, address: "10.0.1.10".to_owned() }),
+            (
+                "backend add web v2 10.0.2.11:8080 --weight 3",
+                ClientCommand::Backend(BackendCommand::Add {
+                    service: "web".to_owned(),
+                    version: VersionArg::V2,
+                    address: "10.0.2.11:8080".to_owned(),
+                    weight: 3,
+                }),
+            ),
         ] {
             let cli = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
             assert!(matches!(cli.command, Command::Client(command) if command == expected), "{line}");
@@ -209,6 +369,14 @@ mod tests {
             ("set-weight web", "such as 12.5"),
             ("set-weight", "required"),
             ("run", "--config"),
+            ("pin web --to v2", "required"),
+            ("pin web --source 198.51.100.0/24", "--to"),
+            ("pin web --source 198.51.100.1/24 --to v2", "198.51.100.0/24"),
+            ("pin web --source 198.51.100.0/24 --dscp 1 --to v2", "cannot be used with"),
+            ("pin web --dscp 64 --to v2", "0..=63"),
+            ("pin web --dscp 1 --to v3", "v1, v2"),
+            ("backend add web v2 10.0.2.11:8080 --weight 0", "1..=1000"),
+            ("backend", "add"),
             ("status -o yaml", "json"),
             ("stat", "status"),
         ] {

@@ -19,7 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use crate::{
-    agent::shapes::{AgentStatus, Detach, ErrorBody, Nothing, ServiceStatus, SetWeight, Verb},
+    agent::shapes::{AgentStatus, Detach, ErrorBody, Nothing, PinsStatus, ServiceStatus, SetWeight, Verb},
     percent::percent,
 };
 use grayxdp_common::weight::Weight;
@@ -76,12 +76,14 @@ impl ClientError {
 }
 
 /// What is asked of a release.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Command {
     /// What needs no more than its name.
     Verb(Verb),
-    /// A weight by hand.
-    SetWeight(Weight),
+    /// A weight by hand, of one shard or of all.
+    SetWeight(Weight, Option<String>),
+    /// To pins or backends: the last part of the path, and the body.
+    Change(&'static str, serde_json::Value),
 }
 
 /// What came of a command.
@@ -124,12 +126,22 @@ impl Client {
             let path = |name: &str| format!("/v1/services/{}/{name}", before.name);
             let after = match command {
                 Command::Verb(verb) => self.ask(Method::POST, &path(verb.name()), Some(&Nothing {})).await?,
-                Command::SetWeight(weight) => {
-                    let body = SetWeight { weight: percent(weight) };
+                Command::SetWeight(weight, shard) => {
+                    let body = SetWeight { weight: percent(weight), shard };
                     self.ask(Method::POST, &path("set-weight"), Some(&body)).await?
                 }
+                Command::Change(name, body) => self.ask(Method::POST, &path(name), Some(&body)).await?,
             };
             Ok(Done { before, after })
+        })
+    }
+
+    /// The pins of a service, which may be left out where the agent has only one.
+    pub(crate) fn pins(&self, service: Option<&str>) -> Result<Answer<PinsStatus>, ClientError> {
+        self.block_on(async {
+            let status = self.fetch_status(None).await?.body;
+            let name = choose(status.services, service)?.name;
+            self.ask(Method::GET, &format!("/v1/services/{name}/pins"), None::<&Nothing>).await
         })
     }
 

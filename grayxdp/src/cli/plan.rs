@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     config::{Config, ServiceConfig},
-    decide::schedule::Schedule,
+    decide::{
+        plan::{Order, Plan},
+        schedule::Schedule,
+    },
     percent::percent,
 };
 
@@ -21,6 +24,7 @@ use crate::{
 const SMOOTH_POINTS: u32 = 100;
 /// Longer tables are thinned out for people.
 const ROWS_MAX: usize = 41;
+const TURNS_MAX: usize = 17;
 /// Columns and lines of the drawing, without its axes.
 const CURVE_COLUMNS: u32 = 68;
 const CURVE_LINES: u32 = 10;
@@ -70,14 +74,28 @@ fn steps(schedule: &Schedule) -> Vec<(Duration, Weight)> {
     steps
 }
 
+/// Whose turn begins when, where shards go one by one: each takes all the steps, from the beginning of its turn. Empty
+/// where they go together.
+fn turns(plan: Plan<'_>) -> Vec<(Duration, String)> {
+    let (Order::OneByOne, Some(each)) = (plan.order, plan.schedule.duration()) else {
+        return Vec::new();
+    };
+    let shards = plan.shards;
+    let begins = (0u32..).map(|turn| each.saturating_mul(turn));
+    begins.zip((0..shards.count()).map(|place| shards.name(shards.in_turn(place)).into_owned())).collect()
+}
+
 fn to_json(service: &ServiceConfig) -> Value {
-    let schedule = &service.schedule;
+    let (schedule, plan) = (&service.schedule, service.plan());
     let step = |(at, weight): (Duration, Weight)| json!({ "at_s": at.as_secs_f64(), "weight": percent(weight) });
+    let turn = |(at, shard): (Duration, String)| json!({ "at_s": at.as_secs_f64(), "shard": shard });
     json!({
         "service": service.name,
         "kind": schedule.kind(),
-        "duration_s": schedule.duration().map(|duration| duration.as_secs_f64()),
+        "order": plan.order.name(),
+        "duration_s": plan.duration().map(|duration| duration.as_secs_f64()),
         "steps": steps(schedule).into_iter().map(step).collect::<Vec<_>>(),
+        "turns": turns(plan).into_iter().map(turn).collect::<Vec<_>>(),
     })
 }
 
@@ -89,28 +107,44 @@ fn to_text(service: &ServiceConfig) -> String {
             service.name, service.name
         );
     };
+    let plan = service.plan();
+    let turns = turns(plan);
     let at_end = if schedule.last_weight() == Weight::FULL { "promoted" } else { "paused" };
-    let mut text = format!("{}: {schedule}; {at_end} after {}\n\n", service.name, time(end));
+    let whole = plan.duration().unwrap_or(end);
+    let mut text = format!("{}: {plan}; {at_end} after {}\n", service.name, time(whole));
+    if !turns.is_empty() {
+        let _ = writeln!(text, "Each shard takes {} in its turn; those behind it wait at the first weight.", time(end));
+    }
+    text.push('\n');
     draw(&mut text, schedule, end);
     text.push('\n');
     let all = steps(schedule);
-    let shown = thinned(&all);
+    let shown = thinned(&all, ROWS_MAX);
     let rows: Vec<Vec<String>> = shown.iter().map(|(at, weight)| vec![time(*at), format!("{weight} %")]).collect();
     text.push_str(&print::table(&[("TIME", Align::Right), ("WEIGHT", Align::Right)], &rows));
     if shown.len() < all.len() && !matches!(schedule, Schedule::Smooth { .. }) {
         let _ = writeln!(text, "({} of {} changes; -o json has them all)", shown.len(), all.len());
     }
+    if !turns.is_empty() {
+        text.push('\n');
+        // Few enough to stay on one screen with the rest.
+        let shown = thinned(&turns, TURNS_MAX);
+        let rows: Vec<Vec<String>> = shown.iter().map(|(at, shard)| vec![time(*at), shard.clone()]).collect();
+        text.push_str(&print::table(&[("TURN AT", Align::Right), ("SHARD", Align::Left)], &rows));
+        if shown.len() < turns.len() {
+            let _ = writeln!(text, "({} of {} shards; -o json has them all)", shown.len(), turns.len());
+        }
+    }
     text
 }
 
-/// Evenly chosen ones of a long table, the first and the last among them.
-fn thinned(steps: &[(Duration, Weight)]) -> Vec<(Duration, Weight)> {
-    const SHOWN: usize = 21;
-    if steps.len() <= ROWS_MAX {
-        return steps.to_vec();
+/// Evenly chosen ones of a table that is longer than so many rows, the first and the last among them.
+fn thinned<T: Clone>(rows: &[T], rows_max: usize) -> Vec<T> {
+    if rows.len() <= rows_max {
+        return rows.to_vec();
     }
-    let last = steps.len() - 1;
-    (0..SHOWN).map(|row| steps[row * last / (SHOWN - 1)]).collect()
+    let (shown, last) = (rows_max.div_ceil(2), rows.len() - 1);
+    (0..shown).map(|row| rows[row * last / (shown - 1)].clone()).collect()
 }
 
 /// Percent upwards, time to the right; no line is longer than 80 columns.
@@ -208,14 +242,46 @@ mod tests {
         for (schedule, expected) in [
             (
                 r#"{ kind = "linear", from = 0, to = 25, step = 12.5, every = "500ms" }"#,
-                json!({ "service": "web", "kind": "linear", "duration_s": 1.0, "steps": [
+                json!({ "service": "web", "kind": "linear", "order": "together", "duration_s": 1.0, "steps": [
                     { "at_s": 0.0, "weight": 0.0 }, { "at_s": 0.5, "weight": 12.5 }, { "at_s": 1.0, "weight": 25.0 },
-                ]}),
+                ], "turns": []}),
             ),
-            (r#"{ kind = "manual" }"#, json!({ "service": "web", "kind": "manual", "duration_s": null, "steps": [] })),
+            (
+                r#"{ kind = "manual" }"#,
+                json!({ "service": "web", "kind": "manual", "order": "together", "duration_s": null, "steps": [], "turns": [] }),
+            ),
+            (
+                r#"{ kind = "step", weights = [1, 100], every = "10s" }
+                shards = { method = "range", ranges = { internal = ["10.0.0.0/8"] } }
+                release.order = "one-by-one""#,
+                json!({ "service": "web", "kind": "step", "order": "one-by-one", "duration_s": 20.0, "steps": [
+                    { "at_s": 0.0, "weight": 1.0 }, { "at_s": 10.0, "weight": 100.0 },
+                ], "turns": [{ "at_s": 0.0, "shard": "internal" }, { "at_s": 10.0, "shard": "rest" }]}),
+            ),
         ] {
             assert_eq!(to_json(&service(schedule)), expected);
         }
+    }
+
+    #[test]
+    fn a_plan_shard_by_shard_says_whose_turn_is_when() {
+        let text = to_text(&service(
+            "{ kind = \"step\", weights = [1, 100], every = \"10s\" }\nshards = { count = 40 }\nrelease.order = \"one-by-one\"",
+        ));
+        assert!(
+            text.starts_with("web: step 1.00 → 100.00 %, one every 10s, shard by shard; promoted after 6m 40s\n"),
+            "{text}"
+        );
+        for line in [
+            "Each shard takes 10s in its turn; those behind it wait at the first weight.",
+            "TURN AT  SHARD",
+            "     0s  0",
+            " 6m 30s  39",
+            "(9 of 40 shards; -o json has them all)",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(text.lines().count() < 60, "{text}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::print::{self, Align};
-use crate::agent::shapes::{AgentStatus, Counters, ServiceStatus};
+use crate::agent::shapes::{AgentStatus, Counters, PinsStatus, ServiceStatus, ShardStatus};
 
 /// Names of the columns of counters, as [`cells`] fills them.
 const COLUMNS: [&str; 7] =
@@ -27,14 +27,43 @@ pub(crate) fn status(status: &AgentStatus) -> String {
     text
 }
 
-/// What a command did, as a sentence.
+/// What a command did, as a sentence; a second one where it is in danger.
 pub(crate) fn change(before: &ServiceStatus, after: &ServiceStatus) -> String {
     let ServiceStatus { name, weight, state, .. } = after;
-    if (before.weight - weight).abs() < f64::EPSILON {
+    let text = if (before.weight - weight).abs() < f64::EPSILON {
         format!("{name}: v2 {weight:.2} % ({state})\n")
     } else {
         format!("{name}: v2 {:.2} % → {weight:.2} % ({state})\n", before.weight)
+    };
+    text + &warning(after)
+}
+
+/// What a command did to pins or backends.
+pub(crate) fn changed(after: &ServiceStatus, sentence: &str) -> String {
+    format!("{}: {sentence}\n", after.name) + &warning(after)
+}
+
+fn warning(service: &ServiceStatus) -> String {
+    service.warning.as_ref().map_or(String::new(), |warning| format!("warning: {warning}\n"))
+}
+
+/// The pins of a service as a table.
+pub(crate) fn pins(status: &PinsStatus) -> String {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    if let Some(port) = status.canary_port {
+        rows.push(vec![format!("port {port}"), "v2".to_owned(), "config".to_owned()]);
     }
+    for pin in &status.pins {
+        let rule = match (&pin.source, pin.dscp) {
+            (Some(network), _) => format!("source {network}"),
+            (None, dscp) => format!("dscp {}", dscp.unwrap_or_default()),
+        };
+        rows.push(vec![rule, pin.version.clone(), pin.origin.clone()]);
+    }
+    if rows.is_empty() {
+        return format!("{}: no pins; all traffic goes by the weight\n", status.service);
+    }
+    print::table(&[("TRAFFIC", Align::Left), ("VERSION", Align::Left), ("FROM", Align::Left)], &rows)
 }
 
 fn service(service: &ServiceStatus) -> String {
@@ -44,8 +73,17 @@ fn service(service: &ServiceStatus) -> String {
         let _ = writeln!(text, "  {name:<9} {value}");
     };
     line("state", format!("{}: {}", service.state, service.reason));
+    if let Some(warning) = &service.warning {
+        line("warning", warning.clone());
+    }
     line("v2 share", share(service));
+    if !service.shards.is_empty() {
+        line("shards", shards(service));
+    }
     line("schedule", schedule(service));
+    if service.pins > 0 {
+        line("pins", format!("{} (`grayxdp pins {}`)", service.pins, service.name));
+    }
     format!(
         "{}  {} {endpoint}, {}, key {}\n{text}{}",
         service.name,
@@ -56,13 +94,31 @@ fn service(service: &ServiceStatus) -> String {
     )
 }
 
+/// Each shard's weight, and a mark where the kernel has another one; shards of one weight that follow each other together.
+fn shards(service: &ServiceStatus) -> String {
+    let said = |shard: &ShardStatus| match shard.kernel_weight {
+        Some(kernel) if (kernel - shard.weight).abs() > f64::EPSILON => {
+            format!("{:.2} % (kernel {kernel:.2} % !)", shard.weight)
+        }
+        _ => format!("{:.2} %", shard.weight),
+    };
+    let runs = service.shards.chunk_by(|a, b| said(a) == said(b));
+    let run = |run: &[ShardStatus]| match run {
+        [first, .., last] => format!("{} … {} {}", first.name, last.name, said(first)),
+        [only] => format!("{} {}", only.name, said(only)),
+        [] => String::new(),
+    };
+    runs.map(run).collect::<Vec<_>>().join("   ")
+}
+
 fn share(service: &ServiceStatus) -> String {
     let kernel = service.kernel_weight.map_or("unreadable".to_owned(), |weight| format!("{weight:.2} %"));
     let measured = service.measured_share.map_or("no new flows".to_owned(), |share| format!("{share:.1} %"));
     let differs = service.kernel_weight.is_none_or(|kernel| (kernel - service.weight).abs() > f64::EPSILON);
     format!(
-        "wanted {:.2} %   kernel {kernel}{}   measured {measured} (last 10 s)",
+        "wanted {:.2} %{}   kernel {kernel}{}   measured {measured} (last 10 s)",
         service.weight,
+        if service.shards.is_empty() { "" } else { " on average" },
         if differs { " !" } else { "" }
     )
 }
@@ -70,6 +126,12 @@ fn share(service: &ServiceStatus) -> String {
 fn schedule(service: &ServiceStatus) -> String {
     let plan = &service.schedule;
     let mut text = plan.kind.clone();
+    if plan.order == "one-by-one" {
+        text.push_str(", shard by shard");
+    }
+    if let Some(shard) = &plan.turn {
+        let _ = write!(text, " (now `{shard}`)");
+    }
     if let Some(duration) = plan.duration_s {
         let _ = write!(text, ", {} of {}", length(plan.elapsed_s), length(duration));
     }
@@ -90,7 +152,14 @@ fn table(service: &ServiceStatus) -> String {
     for (version, status) in service.versions.iter() {
         add(version.to_owned(), status.counters);
         for backend in &status.backends {
-            add(format!("  {} weight {}", backend.address, backend.weight), backend.counters);
+            let mut name = format!("  {} weight {}", backend.address, backend.weight);
+            if !backend.state.is_empty() && backend.state != "live" {
+                let _ = write!(name, ", {}", backend.state);
+            }
+            if backend.origin == "run-time" && backend.state != "removed" {
+                name.push_str(", added");
+            }
+            add(name, backend.counters);
         }
     }
     let mut columns = vec![("", Align::Left)];
@@ -189,6 +258,55 @@ mod tests {
     }
 
     #[test]
+    fn shards_pins_and_backends_show_where_there_is_something_to_see() {
+        let status: ServiceStatus = serde_json::from_str(
+            r#"{"name":"web","vip":"203.0.113.10","port":80,"protocol":"tcp","mode":"dsr","key":"source-ip",
+            "state":"progressing","reason":"follows the schedule","weight":38.0,"kernel_weight":38.0,"pins":2,
+            "shards":[{"name":"0","weight":100.0,"kernel_weight":100.0},{"name":"1","weight":50.0,"kernel_weight":40.0},
+            {"name":"2","weight":1.0,"kernel_weight":1.0},{"name":"3","weight":1.0,"kernel_weight":1.0}],
+            "measured_share":null,"schedule":{"kind":"linear","order":"one-by-one","turn":"1","elapsed_s":1.0,"duration_s":8.0,
+            "next_weight":40.0,"next_in_s":1.0},"versions":{
+            "v1":{"new_flows":0,"packets_in":0,"bytes_in":0,"packets_out":0,"bytes_out":0,"flow_misses":0,
+            "untracked_flows":0,"backends":[{"address":"10.0.1.10:80","weight":1,"state":"draining","origin":"run-time",
+            "new_flows":0,"packets_in":0,"bytes_in":0,"packets_out":0,"bytes_out":0,"flow_misses":0,
+            "untracked_flows":0}]},
+            "v2":{"new_flows":0,"packets_in":0,"bytes_in":0,"packets_out":0,"bytes_out":0,"flow_misses":0,
+            "untracked_flows":0,"backends":[]}}}"#,
+        )
+        .expect("a status");
+        let text = service(&status);
+        for line in [
+            "  v2 share  wanted 38.00 % on average   kernel 38.00 %   measured no new flows (last 10 s)",
+            "  shards    0 100.00 %   1 50.00 % (kernel 40.00 % !)   2 … 3 1.00 %",
+            "  schedule  linear, shard by shard (now `1`), 1.0 s of 8.0 s, next 40.00 % in 1.0 s",
+            "  pins      2 (`grayxdp pins web`)",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(text.contains("10.0.1.10:80 weight 1, draining, added "), "{text}");
+        assert_eq!(changed(&status, "done"), "web: done\n");
+    }
+
+    #[test]
+    fn pins_are_listed_with_where_they_come_from() {
+        let mut status: PinsStatus = serde_json::from_str(
+            r#"{"service":"web","canary_port":8081,"pins":[
+            {"source":"198.51.100.0/24","dscp":null,"version":"v2","origin":"config"},
+            {"source":null,"dscp":46,"version":"v1","origin":"run-time"}]}"#,
+        )
+        .expect("pins");
+        let expected = "\
+TRAFFIC                 VERSION  FROM
+port 8081               v2       config
+source 198.51.100.0/24  v2       config
+dscp 46                 v1       run-time
+";
+        assert_eq!(pins(&status), expected);
+        (status.canary_port, status.pins) = (None, Vec::new());
+        assert_eq!(pins(&status), "web: no pins; all traffic goes by the weight\n");
+    }
+
+    #[test]
     fn a_status_is_readable_at_night() {
         let status: AgentStatus = serde_json::from_str(
             r#"{"version":"0.1.0","pid":7,"uptime_s":250.0,"interfaces":[{"name":"eth0","mode":"native"}],"services":[
@@ -217,5 +335,12 @@ web  tcp 203.0.113.10:80, nat, key source-ip
   v2                               100        1000   97.7 KiB         1000     9876 B            1          0
 ";
         assert_eq!(super::status(&status), expected);
+
+        let mut in_danger = status.services[0].clone();
+        in_danger.warning = Some("this is done in the kernel, but not stored".to_owned());
+        let change = change(&status.services[0], &in_danger);
+        let line = "warning: this is done in the kernel, but not stored";
+        assert_eq!(change.lines().collect::<Vec<_>>(), ["web: v2 20.00 % (progressing)", line]);
+        assert!(service(&in_danger).contains("\n  warning   this is done in the kernel, but not stored\n"));
     }
 }

@@ -7,10 +7,10 @@ use std::{
 
 use toml::Spanned;
 
-use super::{AgentConfig, XdpMode, section::Section, value};
+use super::{AgentConfig, PortRange, XdpMode, section::Section, value};
 
 pub(super) const KEYS: &[&str] =
-    &["interfaces", "xdp_mode", "bpffs", "socket", "socket_group", "metrics", "state", "max_flows"];
+    &["interfaces", "xdp_mode", "bpffs", "socket", "socket_group", "metrics", "state", "max_flows", "source_ports"];
 
 /// Where the pins are unless the config says otherwise.
 pub const BPFFS_DEFAULT: &str = "/sys/fs/bpf/grayxdp";
@@ -21,6 +21,8 @@ const METRICS_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHO
 const MAX_FLOWS_DEFAULT: u32 = 1 << 20;
 const MAX_FLOWS_LEAST: u32 = 1 << 10;
 const MAX_FLOWS_MOST: u32 = 1 << 24;
+/// Clear of well-known ports. Sockets of this host's own that bind to a source address share these ports with it.
+const SOURCE_PORTS_DEFAULT: PortRange = PortRange { first: 20_000, last: 60_999 };
 
 pub(super) fn read(section: &Section<'_>) -> Option<AgentConfig> {
     let modes = [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
@@ -34,6 +36,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<AgentConfig> {
     let state = section.or("state", PathBuf::from(STATE_DEFAULT), value::path);
     let max_flows =
         section.or("max_flows", MAX_FLOWS_DEFAULT, |value| value::integer(value, MAX_FLOWS_LEAST..=MAX_FLOWS_MOST));
+    let source_ports = section.or("source_ports", SOURCE_PORTS_DEFAULT, value::port_range);
     Some(AgentConfig {
         interfaces: interfaces?,
         xdp_mode: xdp_mode?.into_inner(),
@@ -43,6 +46,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<AgentConfig> {
         metrics: metrics?.into_inner(),
         state: state?.into_inner(),
         max_flows: max_flows?.into_inner(),
+        source_ports: source_ports?.into_inner(),
     })
 }
 

@@ -1,14 +1,18 @@
 //! The config file: TOML text -> [`Config`], checked once. Pure; reading the file is the caller's.
 //!
-//! Every default value is here and in [`service`], nowhere else. Each error has a place in the text, says what was
+//! Every default value is here, nowhere else. Each error has a place in the text, says what was
 //! expected and what to do, and all errors of a file are reported together.
 
 mod agent;
+mod mode;
 mod network;
+mod pins;
 mod problems;
 mod release;
 mod section;
 mod service;
+mod shards;
+mod timeouts;
 mod value;
 
 use std::{
@@ -20,19 +24,30 @@ use std::{
 use grayxdp_common::ids::Version;
 
 pub use self::agent::{BPFFS_DEFAULT, SOCKET_DEFAULT};
+pub use self::mode::Mode;
 pub use self::problems::{ConfigError, ConfigErrors};
+pub use self::service::{BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, BackendAddressError};
+pub use self::timeouts::Timeouts;
 use self::{
     problems::Problems,
     section::{ROOT, Section},
     service::RawService,
 };
-use crate::decide::schedule::Schedule;
+use crate::decide::{
+    pin::Pin,
+    plan::{Order, Plan},
+    schedule::Schedule,
+    settings::Member,
+    shards::{Sharding, Shards},
+};
 
 /// All that a config file says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     /// The agent's own settings.
     pub agent: AgentConfig,
+    /// How long flows may be idle.
+    pub timeouts: Timeouts,
     /// At least one, with unique names and endpoints, in the order of the file.
     pub services: Vec<ServiceConfig>,
 }
@@ -56,6 +71,17 @@ pub struct AgentConfig {
     pub state: PathBuf,
     /// Places in the flow table.
     pub max_flows: u32,
+    /// Ports of the source addresses of `full-nat`.
+    pub source_ports: PortRange,
+}
+
+/// A range of ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortRange {
+    /// The lowest one, at least 1024.
+    pub first: u16,
+    /// The highest one, not below the first.
+    pub last: u16,
 }
 
 /// How the program is attached to an interface.
@@ -84,21 +110,68 @@ pub struct ServiceConfig {
     pub mode: Mode,
     /// What is hashed to place a client.
     pub key: Key,
-    /// Shards, 1 to [`grayxdp_common::limits::SHARDS_PER_SERVICE_MAX`].
+    /// How clients fall into shards.
+    pub sharding: Sharding,
+    /// How many shards that makes, 1 to [`grayxdp_common::limits::SHARDS_PER_SERVICE_MAX`].
     pub shard_count: u32,
     /// Key of the hash, made from the seed and the service's name.
     pub hash_key: [u64; 2],
-    /// UDP: a conversation idle for longer begins anew. Whole seconds.
+    /// UDP: a conversation idle for longer begins anew. Whole seconds, 1 s to 8 h.
     pub udp_idle: Duration,
+    /// A second port of the VIP, all of whose clients meet v2; no other service is there.
+    pub canary_port: Option<u16>,
+    /// Each rule once.
+    pub pins: Vec<Pin>,
+    /// What becomes of new connections to a version without a live backend.
+    pub when_empty: WhenEmpty,
+    /// Slots of the tables that spread new connections over a version's backends: one of [`MAGLEV_SLOTS`].
+    pub maglev_slots: u32,
     /// The running version's backends.
     pub v1: Pool,
     /// The canary's backends.
     pub v2: Pool,
     /// How v2's weight is to move.
     pub schedule: Schedule,
+    /// Whether the shards move together.
+    pub order: Order,
+    /// What a rollback does to v2's open connections.
+    pub on_rollback: OnRollback,
 }
 
+/// Sizes that the tables of backends may have, in slots; primes. About 100 slots a backend keep each backend's share
+/// within 1 % of its weight; larger tables cost more cache.
+pub const MAGLEV_SLOTS: [u32; 4] = [1021, 4093, 16_381, 65_537];
+
 impl ServiceConfig {
+    /// Its shards.
+    pub fn shards(&self) -> Shards<'_> {
+        Shards::new(&self.sharding, self.shard_count)
+    }
+
+    /// Its schedule, for all of its shards.
+    pub fn plan(&self) -> Plan<'_> {
+        Plan { schedule: &self.schedule, order: self.order, shards: self.shards() }
+    }
+
+    /// All backends, v1's first.
+    pub fn members(&self) -> Vec<Member> {
+        let of = |version: Version| {
+            let backends = self.pool(version).backends.iter();
+            backends.map(move |&Backend { address, weight }| Member { version, address, weight })
+        };
+        of(Version::V1).chain(of(Version::V2)).collect()
+    }
+
+    /// Whether its clients connect to this address, by its port or its canary port.
+    pub fn meets_clients_at(&self, address: SocketAddr) -> bool {
+        address.ip() == self.vip && (address.port() == self.port || Some(address.port()) == self.canary_port)
+    }
+
+    /// The address of a backend of this service, from what a person wrote; checked as one of the config.
+    pub fn backend_address(&self, text: &str) -> Result<SocketAddr, BackendAddressError> {
+        service::backend_address(self, text)
+    }
+
     /// The backends of a version.
     pub const fn pool(&self, version: Version) -> &Pool {
         match version {
@@ -135,18 +208,78 @@ impl Protocol {
     }
 }
 
-/// How packets reach the backends.
+/// Which [`Mode`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mode {
-    /// The destination is rewritten, and replies are rewritten back on their way through this host.
+pub enum ModeKind {
+    /// [`Mode::Nat`].
     Nat,
+    /// [`Mode::FullNat`].
+    FullNat,
+    /// [`Mode::Dsr`].
+    Dsr,
+    /// [`Mode::Ipip`].
+    Ipip,
 }
 
-impl Mode {
+impl ModeKind {
+    /// All.
+    pub const ALL: [Self; 4] = [Self::Nat, Self::FullNat, Self::Dsr, Self::Ipip];
+
     /// As in the config.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nat => "nat",
+            Self::FullNat => "full-nat",
+            Self::Dsr => "dsr",
+            Self::Ipip => "ipip",
+        }
+    }
+
+    /// Whether packets get the backend's port. Where not, a backend listens on the service's.
+    pub const fn rewrites_ports(self) -> bool {
+        matches!(self, Self::Nat | Self::FullNat)
+    }
+
+    /// Whether a backend of one family can serve a VIP of another: only in a tunnel, and only IPv4 in IPv6.
+    pub const fn carries(self, vip: IpAddr, backend: IpAddr) -> bool {
+        vip.is_ipv4() == backend.is_ipv4() || (matches!(self, Self::Ipip) && vip.is_ipv4())
+    }
+}
+
+/// What becomes of new connections to a version without a live backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WhenEmpty {
+    /// The other version takes them.
+    OtherVersion,
+    /// They are dropped, and counted.
+    Drop,
+}
+
+impl WhenEmpty {
+    /// As in the config.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OtherVersion => "other-version",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+/// What a rollback does to v2's open connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnRollback {
+    /// They go on until they end.
+    Keep,
+    /// TCP connections are reset at both ends; UDP conversations go to v1.
+    Sever,
+}
+
+impl OnRollback {
+    /// As in the config.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Sever => "sever",
         }
     }
 }
@@ -180,7 +313,7 @@ pub struct Pool {
 /// A server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Backend {
-    /// Where it listens: of the VIP's address family, and in one pool only.
+    /// Where it listens: of a family that the mode carries, and in one pool only.
     pub address: SocketAddr,
     /// Its share among its pool's backends, 1 to 1000.
     pub weight: u32,
@@ -201,15 +334,20 @@ impl Config {
 /// `None` only after a problem was noted.
 fn read(problems: &Problems<'_>) -> Option<Config> {
     let document = problems.parse()?;
-    let root = Section::new(problems, ROOT, &document, &["agent", "service"]);
+    let root = Section::new(problems, ROOT, &document, &["agent", "timeouts", "service"]);
     let agent = root.required_section("agent", agent::KEYS, "begin with `[agent]` and `interfaces = [\"eth0\"]`");
     let agent = agent.and_then(|section| agent::read(&section));
+    let timeouts = match root.optional_item("timeouts") {
+        Some(item) => timeouts::read(&item.section(timeouts::KEYS)),
+        None => Some(Timeouts::default()),
+    };
     let services: Option<Vec<RawService>> = root
         .required_sections("service", service::KEYS, "add a `[[service]]` with `name`, `vip`, `port` and so on")
         .map(|sections| sections.iter().map(service::read).collect());
     network::check(problems, services.as_deref().unwrap_or_default());
-    let services = services?.into_iter().map(RawService::into_config).collect::<Option<Vec<_>>>();
-    Some(Config { agent: agent?, services: services? })
+    let timeouts = timeouts?;
+    let services = services?.into_iter().map(|service| service.into_config(&timeouts)).collect::<Option<Vec<_>>>();
+    Some(Config { agent: agent?, timeouts, services: services? })
 }
 
 #[cfg(test)]

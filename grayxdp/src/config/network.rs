@@ -1,10 +1,8 @@
 //! What must hold between services: names and endpoints are unique, so that every packet has one owner.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-    ops::Range,
-};
+mod sources;
+
+use std::{collections::HashMap, net::SocketAddr, ops::Range};
 
 use grayxdp_common::limits::{BACKENDS_MAX, SERVICES_MAX};
 use toml::Spanned;
@@ -14,11 +12,16 @@ use super::{
     problems::Problems,
     service::{RawBackend, RawService},
 };
+use crate::{cidr::family, decide::shards::Sharding};
+
+/// Networks of shards and of pins, over all services: what the kernel's maps have room for.
+const NETWORKS_MAX: usize = 65_536;
 
 /// Notes what is wrong between services, and between a service and its backends.
 pub(super) fn check(problems: &Problems<'_>, services: &[RawService]) {
     check_counts(problems, services);
     check_names(problems, services);
+    sources::check(problems, services);
     let vips = check_vips(problems, services);
     let mut seen: HashMap<(SocketAddr, Protocol), String> = HashMap::new();
     for service in services {
@@ -58,6 +61,7 @@ fn check_counts(problems: &Problems<'_>, services: &[RawService]) {
             "move some to another host",
         );
     }
+    check_networks(problems, services);
     // Number 0 means none.
     let backends_max = usize::try_from(BACKENDS_MAX - 1).unwrap_or(usize::MAX);
     let all: Vec<_> = services.iter().flat_map(backends).collect();
@@ -67,6 +71,26 @@ fn check_counts(problems: &Problems<'_>, services: &[RawService]) {
             format!("{} backends over all services: at most {backends_max} are possible", all.len()),
             "move some services to another host",
         );
+    }
+}
+
+fn check_networks(problems: &Problems<'_>, services: &[RawService]) {
+    let mut sum = 0;
+    for service in services {
+        let ranges = match &service.sharding {
+            Some((Sharding::Range { named, .. }, _)) => named.iter().map(|shard| shard.networks.len()).sum(),
+            _ => 0,
+        };
+        let pins = service.pins.as_ref().map_or(0, Vec::len);
+        sum += ranges + pins;
+        if sum > NETWORKS_MAX {
+            problems.note(
+                span(service),
+                format!("{sum} networks in shards and pins of all services: at most {NETWORKS_MAX} are possible"),
+                "name larger networks; a range that begins and ends at round addresses takes fewer of them",
+            );
+            return;
+        }
     }
 }
 
@@ -83,7 +107,7 @@ fn check_names(problems: &Problems<'_>, services: &[RawService]) {
     }
 }
 
-/// Where clients meet services, with their titles.
+/// Where clients meet services, with their titles: canary ports too.
 fn check_vips(problems: &Problems<'_>, services: &[RawService]) -> HashMap<(SocketAddr, Protocol), String> {
     let mut seen = HashMap::new();
     for service in services {
@@ -99,15 +123,39 @@ fn check_vips(problems: &Problems<'_>, services: &[RawService]) -> HashMap<(Sock
             );
         }
     }
+    for service in services {
+        let (Some(vip), Some(protocol), Some(port)) = (&service.vip, &service.protocol, &service.canary_port) else {
+            continue;
+        };
+        let Some(canary) = port.get_ref() else { continue };
+        let endpoint = SocketAddr::new(*vip.get_ref(), *canary);
+        let owner = format!("the canary port of {}", title(service));
+        if let Some(other) = seen.insert((endpoint, *protocol.get_ref()), owner) {
+            problems.note(
+                port.span(),
+                format!(
+                    "`canary_port` of {}: expected a port that nobody else has, but {other} is at {endpoint} ({})",
+                    title(service),
+                    protocol.get_ref().name()
+                ),
+                "write another port of the VIP",
+            );
+        }
+    }
     seen
 }
 
 fn check_family(problems: &Problems<'_>, service: &RawService, backend: &RawBackend) {
-    let Some(vip) = service.vip.as_ref().map(Spanned::get_ref) else {
+    let (Some(vip), Some(mode)) = (service.vip.as_ref().map(Spanned::get_ref), &service.mode) else {
         return;
     };
     let address = backend.address.get_ref();
-    if vip.is_ipv4() != address.is_ipv4() {
+    if !mode.mode.kind().carries(*vip, address.ip()) {
+        let help = if vip.is_ipv4() {
+            "write an address of the VIP's family; only mode `ipip` carries IPv4 to IPv6 backends"
+        } else {
+            "write an address of the VIP's family; translation between the two is not possible"
+        };
         problems.note(
             backend.address.span(),
             format!(
@@ -116,13 +164,9 @@ fn check_family(problems: &Problems<'_>, service: &RawService, backend: &RawBack
                 title(service),
                 family(*vip)
             ),
-            "write an address of the VIP's family; translation between the two is not possible",
+            help,
         );
     }
-}
-
-const fn family(address: IpAddr) -> &'static str {
-    if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
 fn backends(service: &RawService) -> impl Iterator<Item = (&'static str, &RawBackend)> {
@@ -130,7 +174,7 @@ fn backends(service: &RawService) -> impl Iterator<Item = (&'static str, &RawBac
     v1.chain(service.v2.backends.iter().map(|backend| ("v2", backend)))
 }
 
-fn title(service: &RawService) -> String {
+pub(super) fn title(service: &RawService) -> String {
     match &service.name {
         Some(name) => format!("service `{}`", name.get_ref()),
         None => "a service".to_owned(),

@@ -4,12 +4,16 @@ use grayxdp_common::weight::Weight;
 use toml::Spanned;
 
 use super::{
+    OnRollback,
     section::{Item, Section, list},
     value,
 };
-use crate::decide::schedule::{Growth, Schedule};
+use crate::decide::{
+    plan::Order,
+    schedule::{Growth, Schedule},
+};
 
-pub(super) const KEYS: &[&str] = &["schedule"];
+pub(super) const KEYS: &[&str] = &["schedule", "order", "on_rollback"];
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -30,8 +34,40 @@ const KINDS: [(&str, Kind); 5] = [
 /// Keys of any kind, for a schedule whose kind is not known.
 const ALL_KEYS: &[&str] = &["kind", "from", "to", "step", "weights", "factor", "rate", "every", "over"];
 
+/// A release as the config has it.
+pub(super) struct Release {
+    pub(super) schedule: Schedule,
+    pub(super) order: Order,
+    pub(super) on_rollback: OnRollback,
+}
+
+impl Default for Release {
+    fn default() -> Self {
+        Self { schedule: Schedule::Manual, order: Order::Together, on_rollback: OnRollback::Keep }
+    }
+}
+
 /// `None` after a problem was noted.
-pub(super) fn read(section: &Section<'_>) -> Option<Schedule> {
+pub(super) fn read(section: &Section<'_>) -> Option<Release> {
+    let default = Release::default();
+    let schedule = schedule(section);
+    let orders = [Order::Together, Order::OneByOne].map(|order| (order.name(), order));
+    let order = section.or("order", default.order, |value| value::choice(value, &orders));
+    let choices = [OnRollback::Keep, OnRollback::Sever].map(|choice| (choice.name(), choice));
+    let on_rollback = section.or("on_rollback", default.on_rollback, |value| value::choice(value, &choices));
+    let (schedule, order) = (schedule?, order?.into_inner());
+    if (&schedule, order) == (&Schedule::Manual, Order::OneByOne) {
+        section.optional_item("order")?.note(
+            format!("`order` of {} means nothing: a manual schedule moves no shard", section.what()),
+            "remove it, and use `grayxdp set-weight NAME PERCENT --shard SHARD`; or write another schedule",
+        );
+        return None;
+    }
+    Some(Release { schedule, order, on_rollback: on_rollback?.into_inner() })
+}
+
+/// `None` after a problem was noted.
+fn schedule(section: &Section<'_>) -> Option<Schedule> {
     let example = "{ kind = \"linear\", from = 0, to = 100, step = 10, every = \"30s\" }";
     let item = section.required_item("schedule", &format!("add `schedule = {example}`"))?;
     let words = KINDS.map(|(word, _)| word);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use toml::{
     Spanned,
-    de::{DeTable, DeValue},
+    de::{DeString, DeTable, DeValue},
 };
 
 use super::{problems::Problems, value::Wrong};
@@ -60,6 +60,30 @@ impl<'a> Item<'a> {
         Some(elements.iter().enumerate().map(item).collect())
     }
 
+    /// The elements of an array that may be empty; `None` after a problem was noted.
+    pub(super) fn list(&self, of_what: &str, example: &str) -> Option<Vec<Item<'a>>> {
+        match self.value.get_ref().as_array() {
+            Some(elements) if elements.is_empty() => Some(Vec::new()),
+            _ => self.elements(of_what, example),
+        }
+    }
+
+    /// Names and values of a table whose keys are for the config's author to choose, in the order of the text; `None` after
+    /// a problem was noted.
+    pub(super) fn entries(&self, help: &str) -> Option<Vec<(String, Item<'a>)>> {
+        let Some(table) = self.value.get_ref().as_table() else {
+            self.wrong(Wrong::new("a table", help));
+            return None;
+        };
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        let item = |(key, value): (&Spanned<DeString<'a>>, &'a Spanned<DeValue<'a>>)| {
+            let name = key.get_ref();
+            (name.to_string(), Item { problems: self.problems, what: format!("`{name}` in {}", self.what), value })
+        };
+        Some(entries.into_iter().map(item).collect())
+    }
+
     /// The table that it is.
     pub(super) fn section(&self, keys: &[&str]) -> Section<'a> {
         Section::new(self.problems, &self.what, self.value, keys)
@@ -83,7 +107,12 @@ impl<'a> Item<'a> {
 
     /// Notes a problem of the whole value.
     pub(super) fn note(&self, message: impl Into<String>, help: impl Into<String>) {
-        self.problems.note(self.span(), message, help);
+        self.note_at(self.span(), message, help);
+    }
+
+    /// Notes a problem of a part of the value.
+    pub(super) fn note_at(&self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        self.problems.note(span, message, help);
     }
 }
 

@@ -5,26 +5,53 @@ use std::{
     time::Duration,
 };
 
-use grayxdp_common::limits::{BACKENDS_PER_VERSION_MAX, SHARDS_PER_SERVICE_MAX};
+use grayxdp_common::limits::BACKENDS_PER_VERSION_MAX;
 use sha2::{Digest as _, Sha256};
-use toml::Spanned;
+use toml::{Spanned, de::DeValue};
 
 use super::{
-    Backend, Key, Mode, Pool, Protocol, ServiceConfig, release,
+    Backend, Key, MAGLEV_SLOTS, ModeKind, Pool, Protocol, ServiceConfig, Timeouts, WhenEmpty,
+    mode::{self, RawMode},
+    pins, release,
     section::{Item, Section},
-    value,
+    shards,
+    value::{self, Wrong},
 };
-use crate::decide::schedule::Schedule;
+use crate::{
+    cidr::family,
+    decide::{pin::Pin, shards::Sharding},
+};
 
-pub(super) const KEYS: &[&str] =
-    &["name", "vip", "port", "protocol", "mode", "key", "shards", "hash_seed", "udp_idle", "v1", "v2", "release"];
+pub(super) const KEYS: &[&str] = &[
+    "name",
+    "vip",
+    "port",
+    "protocol",
+    "mode",
+    "source_addresses",
+    "outer_source",
+    "outer_source_v6",
+    "key",
+    "shards",
+    "hash_seed",
+    "udp_idle",
+    "canary_port",
+    "pins",
+    "when_empty",
+    "maglev_slots",
+    "v1",
+    "v2",
+    "release",
+];
 
-const MODE_DEFAULT: Mode = Mode::Nat;
+const MODE_DEFAULT: ModeKind = ModeKind::Nat;
 const KEY_DEFAULT: Key = Key::SourceIp;
-const SHARD_COUNT_DEFAULT: u32 = 16;
-const UDP_IDLE_DEFAULT: Duration = Duration::from_secs(60);
-const BACKEND_WEIGHT_DEFAULT: u32 = 1;
-const BACKEND_WEIGHT_MAX: u32 = 1000;
+const WHEN_EMPTY_DEFAULT: WhenEmpty = WhenEmpty::OtherVersion;
+const MAGLEV_SLOTS_DEFAULT: u32 = 4093;
+/// A backend's share among its version's backends where nobody says another.
+pub const BACKEND_WEIGHT_DEFAULT: u32 = 1;
+/// The largest share.
+pub const BACKEND_WEIGHT_MAX: u32 = 1000;
 
 /// A service as far as it could be read; what is `None` has been noted as a problem.
 pub(super) struct RawService {
@@ -32,14 +59,18 @@ pub(super) struct RawService {
     pub(super) vip: Option<Spanned<IpAddr>>,
     pub(super) port: Option<Spanned<u16>>,
     pub(super) protocol: Option<Spanned<Protocol>>,
-    mode: Option<Spanned<Mode>>,
+    pub(super) mode: Option<RawMode>,
     key: Option<Spanned<Key>>,
-    shard_count: Option<u32>,
+    pub(super) sharding: Option<(Sharding, u32)>,
     hash_seed: Option<Spanned<String>>,
-    udp_idle: Option<Spanned<Duration>>,
+    udp_idle: Option<Spanned<Option<Duration>>>,
+    pub(super) canary_port: Option<Spanned<Option<u16>>>,
+    pub(super) pins: Option<Vec<Pin>>,
+    when_empty: Option<Spanned<WhenEmpty>>,
+    maglev_slots: Option<Spanned<u32>>,
     pub(super) v1: RawPool,
     pub(super) v2: RawPool,
-    schedule: Option<Schedule>,
+    release: Option<release::Release>,
 }
 
 /// The backends of a version as far as they could be read.
@@ -55,50 +86,95 @@ pub(super) struct RawBackend {
 }
 
 pub(super) fn read(section: &Section<'_>) -> RawService {
-    let modes = [(Mode::Nat.name(), Mode::Nat)];
+    let modes = ModeKind::ALL.map(|mode| (mode.name(), mode));
     let keys = [Key::SourceIp, Key::Connection].map(|key| (key.name(), key));
     let protocols = [Protocol::Tcp, Protocol::Udp].map(|protocol| (protocol.name(), protocol));
+    let answers = [WhenEmpty::OtherVersion, WhenEmpty::Drop].map(|answer| (answer.name(), answer));
+    let name = section.required("name", "\"web\"", value::name);
+    let vip = section.required("vip", "\"203.0.113.10\"", value::address);
+    let port = section.required("port", "80", value::port);
     let protocol = section.required("protocol", "\"tcp\"", |value| value::choice(value, &protocols));
+    let mode = section.or("mode", MODE_DEFAULT, |value| value::choice(value, &modes)).map(Spanned::into_inner);
+    let vip_address = vip.as_ref().map(|vip| *vip.get_ref());
+    let ports = Ports { mode, service: port.as_ref().map(|port| *port.get_ref()) };
     RawService {
-        name: section.required("name", "\"web\"", value::service_name),
-        vip: section.required("vip", "\"203.0.113.10\"", value::address),
-        port: section.required("port", "80", value::port),
-        mode: section.or("mode", MODE_DEFAULT, |value| value::choice(value, &modes)),
+        mode: mode::read(section, mode, vip_address),
         key: section.or("key", KEY_DEFAULT, |value| value::choice(value, &keys)),
-        shard_count: shard_count(section),
+        sharding: shards::read(section),
         hash_seed: section.required("hash_seed", "\"any text, the same on every host of a fleet\"", value::text),
         udp_idle: udp_idle(section, protocol.as_ref().map(Spanned::get_ref)),
-        v1: pool(section, "v1"),
-        v2: pool(section, "v2"),
-        schedule: match section.optional_item("release") {
+        canary_port: section.or("canary_port", None, |value| value::port(value).map(Some)),
+        pins: pins::read(section, vip_address),
+        when_empty: section.or("when_empty", WHEN_EMPTY_DEFAULT, |value| value::choice(value, &answers)),
+        maglev_slots: section.or("maglev_slots", MAGLEV_SLOTS_DEFAULT, |value| value::one_of(value, &MAGLEV_SLOTS)),
+        v1: pool(section, "v1", ports),
+        v2: pool(section, "v2", ports),
+        release: match section.optional_item("release") {
             Some(item) => release::read(&item.section(release::KEYS)),
-            None => Some(Schedule::Manual),
+            None => Some(release::Release::default()),
         },
+        name,
+        vip,
+        port,
         protocol,
     }
 }
 
-fn shard_count(section: &Section<'_>) -> Option<u32> {
-    let Some(item) = section.optional_item("shards") else {
-        return Some(SHARD_COUNT_DEFAULT);
-    };
-    let shards = item.section(&["method", "count"]);
-    let method = shards.or("method", (), |value| value::choice(value, &[("hash", ())]));
-    let count = shards.or("count", SHARD_COUNT_DEFAULT, |value| value::integer(value, 1..=SHARDS_PER_SERVICE_MAX));
-    method.and(count).map(Spanned::into_inner)
+/// Where backends may listen, as far as that is known.
+#[derive(Clone, Copy)]
+struct Ports {
+    mode: Option<ModeKind>,
+    /// The service's own.
+    service: Option<u16>,
 }
 
-fn udp_idle(section: &Section<'_>, protocol: Option<&Protocol>) -> Option<Spanned<Duration>> {
+impl Ports {
+    fn read(self, value: &DeValue<'_>) -> Result<SocketAddr, Wrong> {
+        match self.mode {
+            Some(mode) if mode.rewrites_ports() => value::socket_address(value),
+            // A port that cannot be read has been noted: any will do here.
+            Some(mode) => match self.service {
+                Some(port) => value::same_port_address(value, port, mode.name()),
+                None => value::socket_address(value).or_else(|_| value::same_port_address(value, 1, mode.name())),
+            },
+            None => value::socket_address(value).or_else(|_| value::same_port_address(value, 1, "")),
+        }
+    }
+}
+
+/// Why a text is no address of a backend.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("expected {expected} for a backend, found `{found}`: {help}")]
+pub struct BackendAddressError {
+    expected: String,
+    found: String,
+    help: String,
+}
+
+/// Checks what a person wrote as if it stood in the config.
+pub(super) fn backend_address(service: &ServiceConfig, text: &str) -> Result<SocketAddr, BackendAddressError> {
+    let ports = Ports { mode: Some(service.mode.kind()), service: Some(service.port) };
+    let wrong = |Wrong { expected, help }| BackendAddressError { expected, found: text.to_owned(), help };
+    let address = ports.read(&DeValue::String(text.into())).map_err(wrong)?;
+    if !service.mode.kind().carries(service.vip, address.ip()) {
+        let expected = format!("an address of the VIP's family, {},", family(service.vip));
+        return Err(wrong(Wrong::new(expected, "only mode `ipip` carries another one, IPv4 in IPv6")));
+    }
+    Ok(address)
+}
+
+/// `Some(None)` where it is the default of all services.
+fn udp_idle(section: &Section<'_>, protocol: Option<&Protocol>) -> Option<Spanned<Option<Duration>>> {
     if let (Some(item), Some(Protocol::Tcp)) = (section.optional_item("udp_idle"), protocol) {
         item.note(
             format!("{} means nothing: the protocol is `tcp`", item.what()),
             "remove it, or write `protocol = \"udp\"`",
         );
     }
-    section.or("udp_idle", UDP_IDLE_DEFAULT, value::udp_idle)
+    section.or("udp_idle", None, |value| value::timeout(value).map(Some))
 }
 
-fn pool(section: &Section<'_>, version: &str) -> RawPool {
+fn pool(section: &Section<'_>, version: &str, ports: Ports) -> RawPool {
     let example = "backends = [{ address = \"10.0.1.10:8080\" }]";
     let help = format!("add `{version} = {{ {example} }}`");
     let backends = section
@@ -114,34 +190,43 @@ fn pool(section: &Section<'_>, version: &str) -> RawPool {
             "spread the rest over another service",
         );
     }
-    let backends: Vec<RawBackend> = elements.iter().filter_map(backend).collect();
+    let backends: Vec<RawBackend> = elements.iter().filter_map(|item| backend(item, ports)).collect();
     RawPool { complete: !backends.is_empty() && backends.len() == elements.len(), backends }
 }
 
-fn backend(item: &Item<'_>) -> Option<RawBackend> {
+fn backend(item: &Item<'_>, ports: Ports) -> Option<RawBackend> {
     let section = item.section(&["address", "weight"]);
-    let address = section.required("address", "\"10.0.1.10:8080\"", value::socket_address);
+    let address = section.required("address", "\"10.0.1.10:8080\"", |value| ports.read(value));
     let weight = section.or("weight", BACKEND_WEIGHT_DEFAULT, |value| value::integer(value, 1..=BACKEND_WEIGHT_MAX));
     Some(RawBackend { address: address?, weight: weight?.into_inner() })
 }
 
 impl RawService {
     /// `None` if anything of it was wrong.
-    pub(super) fn into_config(self) -> Option<ServiceConfig> {
+    pub(super) fn into_config(self, timeouts: &Timeouts) -> Option<ServiceConfig> {
         let name = self.name?.into_inner();
+        let (sharding, shard_count) = self.sharding?;
+        let release = self.release?;
         Some(ServiceConfig {
             hash_key: hash_key(&name, &self.hash_seed?.into_inner()),
             name,
             vip: self.vip?.into_inner(),
             port: self.port?.into_inner(),
             protocol: self.protocol?.into_inner(),
-            mode: self.mode?.into_inner(),
+            mode: self.mode?.mode,
             key: self.key?.into_inner(),
-            shard_count: self.shard_count?,
-            udp_idle: self.udp_idle?.into_inner(),
+            sharding,
+            shard_count,
+            udp_idle: self.udp_idle?.into_inner().unwrap_or(timeouts.udp),
+            canary_port: self.canary_port?.into_inner(),
+            pins: self.pins?,
+            when_empty: self.when_empty?.into_inner(),
+            maglev_slots: self.maglev_slots?.into_inner(),
             v1: self.v1.into_config()?,
             v2: self.v2.into_config()?,
-            schedule: self.schedule?,
+            schedule: release.schedule,
+            order: release.order,
+            on_rollback: release.on_rollback,
         })
     }
 }

@@ -74,9 +74,14 @@ fn the_example_means_this() {
         protocol: Protocol::Tcp,
         mode: Mode::Nat,
         key: Key::SourceIp,
+        sharding: Sharding::Hash,
         shard_count: 16,
         hash_key: config.services[0].hash_key,
         udp_idle: Duration::from_secs(60),
+        canary_port: None,
+        pins: Vec::new(),
+        when_empty: WhenEmpty::OtherVersion,
+        maglev_slots: 4093,
         v1: backend("10.0.1.10:8080"),
         v2: backend("10.0.2.10:8080"),
         schedule: Schedule::Linear {
@@ -85,6 +90,8 @@ fn the_example_means_this() {
             step: weight(10.0),
             every: Duration::from_secs(30),
         },
+        order: Order::Together,
+        on_rollback: OnRollback::Keep,
     };
     let agent = AgentConfig {
         interfaces: vec!["eth0".to_owned(), "eth1".to_owned()],
@@ -95,8 +102,16 @@ fn the_example_means_this() {
         metrics: "127.0.0.1:9465".parse().expect("an address"),
         state: "/var/lib/grayxdp/state.db".into(),
         max_flows: 1_048_576,
+        source_ports: PortRange { first: 20_000, last: 60_999 },
     };
-    assert_eq!(config, Config { agent, services: vec![service] });
+    let seconds = Duration::from_secs;
+    let timeouts = Timeouts {
+        tcp_half_open: seconds(10),
+        tcp_established: seconds(3600),
+        tcp_closing: seconds(10),
+        udp: seconds(60),
+    };
+    assert_eq!(config, Config { agent, timeouts, services: vec![service] });
 }
 
 #[test]
@@ -107,7 +122,8 @@ fn what_is_left_out_has_the_defaults_of_the_example() {
         AgentConfig { interfaces: Vec::new(), ..example.agent }
     );
     let service = &least.services[0];
-    assert_eq!((service.mode, service.key, service.shard_count), (Mode::Nat, Key::SourceIp, 16));
+    assert_eq!((&service.mode, service.key, service.shard_count), (&Mode::Nat, Key::SourceIp, 16));
+    assert_eq!((least.timeouts, &service.sharding), (example.timeouts, &Sharding::Hash));
     assert_eq!((service.udp_idle, &service.schedule), (Duration::from_secs(60), &Schedule::Manual));
     assert_eq!(service.pool(Version::V1).backends[0].weight, 1);
     assert_eq!(service.pool(Version::V2).backends[0].weight, 1000);
@@ -183,6 +199,14 @@ const AGENT_CASES: &[Case] = &[
     ("\"127.0.0.1:9465\"", "\":9465\"", (7, 11), &["an IP address and a port"]),
     ("\"127.0.0.1:9465\"", "9465", (7, 11), &["an IP address and a port", "found `9465`"]),
     ("[agent]", "[agnt]", (1, 1), &["`agent` is missing in the file"]),
+    (
+        "max_flows = 1048576",
+        "source_ports = \"60999-20000\"",
+        (9, 16),
+        &["a range of ports from 1024 to 65535", "\"20000-60999\""],
+    ),
+    ("max_flows = 1048576", "source_ports = \"80-90\"", (9, 16), &["a range of ports from 1024"]),
+    ("max_flows = 1048576", "source_ports = 20000", (9, 16), &["a range of ports", "found `20000`"]),
 ];
 
 const SERVICE_CASES: &[Case] = &[
@@ -195,11 +219,83 @@ const SERVICE_CASES: &[Case] = &[
     ("port = 80\n", "port = 80000\n", (14, 8), &["a port from 1 to 65535"]),
     ("port = 80\n", "port = -1\n", (14, 8), &["a port from 1 to 65535"]),
     ("protocol = \"tcp\"", "protocol = \"sctp\"", (15, 12), &["one of `tcp`, `udp`", "found `\"sctp\"`"]),
-    ("mode = \"nat\"", "mode = \"dsr\"", (16, 8), &["expected `nat`, found `\"dsr\"`"]),
+    (
+        "mode = \"nat\"",
+        "mode = \"dnat\"",
+        (16, 8),
+        &["one of `nat`, `full-nat`, `dsr`, `ipip`", "did you mean \"nat\"?"],
+    ),
+    (
+        "mode = \"nat\"",
+        "mode = \"full-nat\"",
+        (11, 1),
+        &["`source_addresses` is missing", "source_addresses = [\"10.0.0.5\"]"],
+    ),
+    (
+        "mode = \"nat\"",
+        "source_addresses = [\"10.0.0.5\"]",
+        (16, 20),
+        &["`source_addresses` of service `web` means nothing: the mode is `nat`", "`mode = \"full-nat\"`"],
+    ),
+    ("mode = \"nat\"", "outer_source = \"172.16.0.0/16\"", (16, 16), &["means nothing", "`mode = \"ipip\"`"]),
+    ("count = 16", "count = 16, default = \"x\"", (18, 41), &["unknown key `default`", "`count`"]),
+    (
+        "key = \"source-ip\"",
+        "canary_port = 80",
+        (17, 15),
+        &["a port that nobody else has", "service `web` is at 203.0.113.10:80 (tcp)"],
+    ),
+    ("key = \"source-ip\"", "canary_port = 0", (17, 15), &["a port from 1 to 65535"]),
+    ("key = \"source-ip\"", "when_empty = \"v1\"", (17, 14), &["one of `other-version`, `drop`"]),
+    (
+        "key = \"source-ip\"",
+        "maglev_slots = 4096",
+        (17, 16),
+        &["one of `1021`, `4093`, `16381`, `65537`", "found `4096`"],
+    ),
+    (
+        "key = \"source-ip\"",
+        "pins = [{ version = \"v2\" }]",
+        (17, 9),
+        &["pin 1 in `pins`", "either `source` or `dscp`", "has neither"],
+    ),
+    ("key = \"source-ip\"", "pins = [{ dscp = 1, source = \"10.0.0.1\", version = \"v2\" }]", (17, 9), &["has both"]),
+    ("key = \"source-ip\"", "pins = [{ dscp = 64, version = \"v2\" }]", (17, 18), &["a whole number from 0 to 63"]),
+    (
+        "key = \"source-ip\"",
+        "pins = [{ dscp = 1 }]",
+        (17, 9),
+        &["`version` is missing in pin 1", "add `version = \"v2\"`"],
+    ),
+    ("key = \"source-ip\"", "pins = [{ dscp = 1, version = \"v3\" }]", (17, 31), &["one of `v1`, `v2`"]),
+    (
+        "key = \"source-ip\"",
+        "pins = [{ dscp = 1, version = \"v1\" }, { dscp = 1, version = \"v2\" }]",
+        (17, 39),
+        &["a pin for dscp 1 is already in the list"],
+    ),
+    (
+        "key = \"source-ip\"",
+        "pins = [{ source = \"10.0.0.1/8\", version = \"v2\" }]",
+        (17, 20),
+        &["do you mean 10.0.0.0/8?"],
+    ),
+    (
+        "key = \"source-ip\"",
+        "pins = [{ source = \"2001:db8::/32\", version = \"v2\" }]",
+        (17, 20),
+        &["IPv6", "the VIP IPv4"],
+    ),
     ("key = \"source-ip\"", "key = \"source_ip\"", (17, 7), &["did you mean \"source-ip\"?"]),
     ("count = 16", "count = 0", (18, 37), &["a whole number from 1 to 4096"]),
     ("count = 16", "number = 16", (18, 29), &["unknown key `number` in `shards` of service `web`"]),
-    ("method = \"hash\"", "method = \"range\"", (18, 21), &["expected `hash`"]),
+    (
+        "method = \"hash\"",
+        "method = \"hashed\"",
+        (18, 21),
+        &["one of `hash`, `random`, `range`", "did you mean \"hash\"?"],
+    ),
+    ("method = \"hash\"", "method = \"random\"", (18, 31), &["unknown key `count`", "known here: `method`"]),
     ("hash_seed = \"any text\"", "", (11, 1), &["`hash_seed` is missing in service `web`"]),
     ("hash_seed = \"any text\"", "hash_seed = \"\"", (19, 13), &["a text"]),
     ("key = \"source-ip\"", "udp_idle = \"30s\"", (17, 12), &["`udp_idle` of service `web` means nothing"]),
@@ -220,6 +316,11 @@ const SERVICE_CASES: &[Case] = &[
     ("weight = 1 }", "weight = 0 }", (20, 59), &["a whole number from 1 to 1000"]),
     ("weight = 1 }", "weight = 1001 }", (20, 59), &["a whole number from 1 to 1000"]),
     ("[service.release]", "[service.relase]", (23, 10), &["did you mean `release`?"]),
+    ("[service.release]", "[service.release]\norder = \"one\"", (24, 9), &["one of `together`, `one-by-one`"]),
+    ("[service.release]", "[service.release]\non_rollback = \"cut\"", (24, 15), &["one of `keep`, `sever`"]),
+    ("[agent]", "timeouts.udp = \"9h\"\n[agent]", (2, 16), &["`udp` of [timeouts]", "from 1s to 8h", "found `\"9h\"`"]),
+    ("[agent]", "timeouts.tcp_half_open = \"1500ms\"\n[agent]", (2, 26), &["in whole seconds"]),
+    ("[agent]", "timeouts.tcp = \"9s\"\n[agent]", (2, 10), &["unknown key `tcp` in [timeouts]", "`tcp_closing`"]),
     ("[[service]]", "[[services]]", (11, 3), &["unknown key `services` in the file", "did you mean `service`?"]),
 ];
 
@@ -288,15 +389,203 @@ const SCHEDULE_CASES: &[Case] = &[
     ),
 ];
 
+const SHARDS: &str = r#"{ method = "hash", count = 16 }"#;
+
+const SHARD_CASES: &[Case] = &[
+    (
+        SHARDS,
+        r#"{ method = "range", ranges = { in = ["192.0.2.1 to 192.0.2.9"] } }"#,
+        (18, 47),
+        &["a network, an address, or a range of addresses", "\"192.0.2.1-192.0.2.9\""],
+    ),
+    (SHARDS, r#"{ method = "range" }"#, (18, 10), &["`ranges` is missing", "add `ranges = {"]),
+    (SHARDS, r#"{ method = "range", ranges = {} }"#, (18, 39), &["1 to 4095 named shards, found 0"]),
+    (
+        SHARDS,
+        r#"{ method = "range", ranges = ["10.0.0.0/8"] }"#,
+        (18, 39),
+        &["expected a table", "ranges = { internal"],
+    ),
+    (SHARDS, r#"{ method = "range", ranges = { In = ["10.0.0.0/8"] } }"#, (18, 46), &["lower-case", "found `In`"]),
+    (SHARDS, r#"{ method = "range", ranges = { in = [] } }"#, (18, 46), &["a list of at least one range"]),
+    (
+        SHARDS,
+        r#"{ method = "range", ranges = { in = ["10.0.0.9-10.0.0.1"] } }"#,
+        (18, 47),
+        &["the lower address first"],
+    ),
+    (SHARDS, r#"{ method = "range", ranges = { in = ["10.0.0.9-"] } }"#, (18, 47), &["first and last address"]),
+    (
+        SHARDS,
+        r#"{ method = "range", ranges = { in = ["10.0.0.1/8"] } }"#,
+        (18, 47),
+        &["range 1 in `in`", "do you mean 10.0.0.0/8?"],
+    ),
+    (
+        SHARDS,
+        r#"{ method = "range", ranges = { a = ["10.0.0.0/8", "192.0.2.0/31"], b = ["192.0.2.0-192.0.2.1"] } }"#,
+        (18, 82),
+        &["192.0.2.0/31 is in shard `a` and in shard `b`", "a longer prefix"],
+    ),
+    (
+        SHARDS,
+        r#"{ method = "range", default = "in", ranges = { in = ["10.0.0.0/8"] } }"#,
+        (18, 62),
+        &["`in` is the name of the shard for everyone else"],
+    ),
+    (
+        SHARDS,
+        r#"{ method = "range", default = "", ranges = { in = ["10.0.0.0/8"] } }"#,
+        (18, 40),
+        &["a name of 1 to 63"],
+    ),
+    (
+        SCHEDULE,
+        "{ kind = \"manual\" }\norder = \"one-by-one\"",
+        (25, 9),
+        &["`order`", "means nothing: a manual schedule moves no shard", "--shard"],
+    ),
+];
+
+const MODE: &str = "mode = \"nat\"";
+
+const MODE_CASES: &[Case] = &[
+    (MODE, "mode = \"full-nat\"\nsource_addresses = []", (17, 20), &["a list of at least one source address"]),
+    (MODE, "mode = \"full-nat\"\nsource_addresses = [\"203.0.113.10\"]", (17, 21), &["is the VIP"]),
+    (MODE, "mode = \"full-nat\"\nsource_addresses = [\"2001:db8::5\"]", (17, 21), &["the backends' family, IPv4"]),
+    (MODE, "mode = \"full-nat\"\nsource_addresses = [\"10.0.0.5\", \"10.0.0.5\"]", (17, 33), &["listed twice"]),
+    (MODE, "mode = \"full-nat\"\nsource_addresses = [\"10.0.0.5:80\"]", (17, 21), &["expected an IP address"]),
+    (
+        MODE,
+        "mode = \"full-nat\"\nouter_source = \"172.16.0.0/16\"\nsource_addresses = [\"10.0.0.5\"]",
+        (17, 16),
+        &["means nothing: the mode is `full-nat`"],
+    ),
+    // Neither backend has the service's port: each is told.
+    (MODE, "mode = \"dsr\"", (20, 32), &["an IP address, or one with port 80", "mode `dsr` does not rewrite ports"]),
+    (MODE, "mode = \"ipip\"", (21, 32), &["an IP address, or one with port 80", "mode `ipip` does not rewrite ports"]),
+];
+
+#[test]
+fn backends_of_modes_that_rewrite_no_ports_are_addresses() {
+    for (mode, address, expected) in [
+        ("dsr", "10.0.2.10", Some("10.0.2.10:80")),
+        ("dsr", "10.0.2.10:80", Some("10.0.2.10:80")),
+        ("dsr", "2001:db8::1", None),
+        ("ipip", "10.0.2.10", Some("10.0.2.10:80")),
+        ("ipip", "2001:db8::1", Some("[2001:db8::1]:80")),
+        ("ipip", "[2001:db8::1]", Some("[2001:db8::1]:80")),
+        ("ipip", "[2001:db8::1]:80", Some("[2001:db8::1]:80")),
+        ("ipip", "[2001:db8::1]:81", None),
+        ("ipip", "10.0.2", None),
+        ("ipip", "127.0.0.1", None),
+    ] {
+        let text = with(MODE, &format!("mode = \"{mode}\""))
+            .replace("10.0.1.10:8080", "10.0.1.10")
+            .replace("10.0.2.10:8080", address);
+        let found = parse(&text).ok().map(|config| config.services[0].v2.backends[0].address.to_string());
+        assert_eq!(found.as_deref(), expected, "{mode} {address}");
+    }
+    let service = &parse(EXAMPLE).expect("valid").services[0];
+    assert_eq!(service.backend_address("10.0.2.11:81"), Ok(SocketAddr::from(([10, 0, 2, 11], 81))));
+    for (text, part) in
+        [("10.0.2.11", "an IP address and a port"), ("[2001:db8::1]:80", "the VIP's family, IPv4"), ("x", "found `x`")]
+    {
+        let error = service.backend_address(text).expect_err(text).to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn everything_that_has_a_default_can_be_said() {
+    let text = with(MODE, "mode = \"ipip\"\nouter_source = \"10.9.0.0/24\"\nouter_source_v6 = \"fd00::/32\"")
+        .replace(":8080", "")
+        .replace("[agent]", "[timeouts]\ntcp_half_open = \"3s\"\ntcp_established = \"8h\"\ntcp_closing = \"5s\"\nudp = \"1s\"\n[agent]\nsource_ports = \"1024-65535\"")
+        .replace(
+            "key = \"source-ip\"",
+            "canary_port = 8081\nwhen_empty = \"drop\"\nmaglev_slots = 65_537\n\
+             pins = [{ source = \"198.51.100.0/24\", version = \"v2\" }, { dscp = 46, version = \"v1\" }]",
+        )
+        .replace(SHARDS, r#"{ method = "range", default = "others", ranges = { z = ["10.0.0.0/8", "192.0.2.1-192.0.2.3"], a = ["10.1.0.0/16", "2001:db8::/48"] } }"#)
+        + "order = \"one-by-one\"\non_rollback = \"sever\"\n";
+    let config = parse(&text).unwrap_or_else(|errors| panic!("{errors}"));
+    let service = &config.services[0];
+    let network = |text: &str| text.parse().expect("a network");
+    assert_eq!(
+        service.mode,
+        Mode::Ipip { outer_source: network("10.9.0.0/24"), outer_source_v6: network("fd00::/32") }
+    );
+    assert_eq!((service.canary_port, service.when_empty, service.maglev_slots), (Some(8081), WhenEmpty::Drop, 65_537));
+    assert_eq!(
+        service.pins.iter().map(|pin| pin.rule.to_string()).collect::<Vec<_>>(),
+        ["source 198.51.100.0/24", "dscp 46"]
+    );
+    assert_eq!((service.order, service.on_rollback, service.shard_count), (Order::OneByOne, OnRollback::Sever, 3));
+    // The order of the file, not of the alphabet; ranges are networks.
+    assert_eq!(
+        service.shards().to_string(),
+        "range others; z 10.0.0.0/8 192.0.2.1/32 192.0.2.2/31; a 10.1.0.0/16 2001:db8::/48"
+    );
+    assert_eq!(config.timeouts.tcp_established, Duration::from_secs(8 * 3600));
+    assert_eq!(
+        (service.udp_idle, config.agent.source_ports),
+        (Duration::from_secs(1), PortRange { first: 1024, last: 65_535 })
+    );
+    let random = parse(&with(SHARDS, "{ method = \"random\" }")).expect("valid");
+    assert_eq!((&random.services[0].sharding, random.services[0].shard_count), (&Sharding::Random, 1));
+}
+
+#[test]
+fn services_share_a_list_of_source_addresses_or_none_of_it() {
+    let service = |number: u8, sources: &str| {
+        EXAMPLE[EXAMPLE.find("[[service]]").expect("there")..]
+            .replace("\"web\"", &format!("\"web-{number}\""))
+            .replace("port = 80", &format!("port = 8{number}"))
+            .replace(":8080", &format!(":90{number:02}"))
+            .replace(MODE, &format!("mode = \"full-nat\"\nsource_addresses = {sources}"))
+    };
+    for (one, two, part) in [
+        (r#"["10.0.0.5", "10.0.0.6"]"#, r#"["10.0.0.5", "10.0.0.6"]"#, None),
+        (r#"["10.0.0.5"]"#, r#"["10.0.0.6"]"#, None),
+        (r#"["10.0.0.5", "10.0.0.6"]"#, r#"["10.0.0.6"]"#, Some("10.0.0.6 is in both")),
+    ] {
+        let text = format!("[agent]\ninterfaces = [\"eth0\"]\n{}{}", service(1, one), service(2, two));
+        let errors = parse(&text).err().map(|errors| errors.to_string());
+        assert_eq!(errors.is_some(), part.is_some(), "{errors:?}");
+        assert!(errors.unwrap_or_default().contains(part.unwrap_or_default()));
+    }
+}
+
+#[test]
+fn a_canary_port_is_nobody_elses() {
+    let second = |port: u16, address: &str| {
+        format!(
+            "[[service]]\nname = \"dns\"\nvip = \"203.0.113.10\"\nport = {port}\nprotocol = \"tcp\"\nhash_seed = \"x\"\nv1.backends = [{{ address = \"{address}\" }}]\nv2.backends = [{{ address = \"10.0.4.1:53\" }}]\n"
+        )
+    };
+    let first = with("key = \"source-ip\"", "canary_port = 8081");
+    assert!(parse(&(first.clone() + &second(53, "10.0.3.1:53"))).is_ok());
+    for (text, part) in [
+        (second(8081, "10.0.3.1:53"), "service `dns` is at 203.0.113.10:8081 (tcp)"),
+        (second(53, "203.0.113.10:8081"), "is where clients meet the canary port of service `web`"),
+    ] {
+        let errors = parse(&(first.clone() + &text)).expect_err(part).to_string();
+        assert!(errors.contains(part), "{errors}");
+    }
+}
+
 #[test]
 fn each_error_has_a_place_and_says_what_to_do() {
     let mut wrong = Vec::new();
-    for (old, new, place, parts) in AGENT_CASES.iter().chain(SERVICE_CASES).chain(SCHEDULE_CASES) {
+    for (old, new, place, parts) in
+        AGENT_CASES.iter().chain(SERVICE_CASES).chain(SCHEDULE_CASES).chain(SHARD_CASES).chain(MODE_CASES)
+    {
         let errors = parse(&with(old, new)).expect_err(new);
         let at_place = errors.errors().iter().find(|error| (error.line, error.column) == *place);
         let whole = at_place.map(|error| format!("{}; {}", error.message, error.help)).unwrap_or_default();
         // A misspelt key is both unknown and missing, and each kind of schedule has keys of its own.
         let several = new.contains("[agnt]") || new.contains("[[services]]") || new.contains("manual");
+        let several = several || ["mode = \"dsr\"", "mode = \"ipip\""].contains(new);
         if !parts.iter().all(|part| whole.contains(part)) || (errors.errors().len() != 1 && !several) {
             wrong.push(format!("{new}: wanted {place:?} {parts:?}, found\n{errors}"));
         }
@@ -383,4 +672,44 @@ fn the_key_of_a_service_depends_on_name_and_seed() {
     assert_ne!(base, key(&with("\"any text\"", "\"other text\"")));
     assert_ne!(base, key(&with("\"web\"", "\"shop\"")));
     assert_eq!(base, key(&with("port = 80", "port = 81")));
+}
+
+/// Every line of the packaged config that is a comment is a key as it is without it, or another one that is possible.
+#[test]
+fn the_packaged_config_and_all_its_comments_are_valid() {
+    let packaged = include_str!("../../../packaging/grayxdp.toml");
+    let config = parse(packaged).unwrap_or_else(|errors| panic!("{errors}"));
+    let key = |line: &str| {
+        let code = line.strip_prefix("# ")?;
+        let (key, _) = code.split_once(" = ").filter(|(key, _)| !key.contains(' '))?;
+        Some((key.to_owned(), code.split(" #").next().unwrap_or(code).trim().to_owned()))
+    };
+    let (mut seen, mut defaults) = (std::collections::BTreeSet::new(), Vec::new());
+    for line in packaged.lines() {
+        // Only one `mode`, `shards` or `schedule` at a time: the first is the default.
+        match key(line) {
+            Some((key, code)) => {
+                let of_a_mode = ["source_addresses", "outer_source", "outer_source_v6", "method", "default", "ranges"];
+                let first = seen.insert(key.clone()) && !of_a_mode.contains(&key.as_str()) && key != "schedule";
+                let has_no_default = ["socket_group", "canary_port", "pins", "udp_idle"].contains(&key.as_str());
+                if first && !has_no_default {
+                    defaults.push(code);
+                }
+            }
+            None if line == "# [timeouts]" => defaults.push("[timeouts]".to_owned()),
+            None => defaults.push(line.to_owned()),
+        }
+    }
+    assert_eq!(
+        parse(&defaults.join("\n")).unwrap_or_else(|errors| panic!("{errors}")),
+        config,
+        "{}",
+        defaults.join("\n")
+    );
+    for service_key in service::KEYS
+        .iter()
+        .filter(|key| !["name", "vip", "port", "protocol", "hash_seed", "v1", "v2", "release"].contains(*key))
+    {
+        assert!(seen.contains(*service_key), "{service_key} is not explained");
+    }
 }

@@ -10,8 +10,12 @@ use std::{
 use grayxdp_common::weight::Weight;
 use toml::de::DeValue;
 
-use super::section::{list, nearest};
+use super::{
+    PortRange,
+    section::{list, nearest},
+};
 use crate::{
+    cidr::{Network, NetworkError, networks_of_range},
     decide::schedule::Millionths,
     percent::{PercentError, weight_from_percent},
 };
@@ -35,6 +39,8 @@ const PERIOD_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 const PERIOD_MIN: Duration = Duration::from_millis(10);
 /// The longest name of an interface (`IFNAMSIZ` less the closing zero).
 const INTERFACE_BYTES_MAX: usize = 15;
+/// The least port that is no well-known one.
+const PORT_LEAST: u16 = 1024;
 
 pub(super) fn text(value: &DeValue<'_>) -> Result<String, Wrong> {
     match value.as_str() {
@@ -131,14 +137,15 @@ pub(super) fn period(value: &DeValue<'_>) -> Result<Duration, Wrong> {
     Err(Wrong::new("a duration from 10ms to 365days", "write a duration such as \"30s\" or \"5m\""))
 }
 
-/// How long a UDP conversation may be idle.
-pub(super) fn udp_idle(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+/// How long a flow may be idle.
+pub(super) fn timeout(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+    /// What the kernel's clock of flows can tell apart.
+    const MAX: Duration = Duration::from_secs(8 * 3600);
     let idle = duration(value)?;
-    let day = Duration::from_secs(24 * 3600);
-    if idle.subsec_nanos() == 0 && (Duration::from_secs(1)..=day).contains(&idle) {
+    if idle.subsec_nanos() == 0 && (Duration::from_secs(1)..=MAX).contains(&idle) {
         return Ok(idle);
     }
-    Err(Wrong::new("a duration in whole seconds from 1s to 1day", "write a duration such as \"60s\""))
+    Err(Wrong::new("a duration in whole seconds from 1s to 8h", "write a duration such as \"60s\""))
 }
 
 fn duration(value: &DeValue<'_>) -> Result<Duration, Wrong> {
@@ -172,6 +179,105 @@ pub(super) fn socket_address(value: &DeValue<'_>) -> Result<SocketAddr, Wrong> {
         return Err(Wrong::new("an address without a scope", "give the backend a global or unique local address"));
     }
     Ok(address)
+}
+
+/// Address and port of a backend whose mode rewrites no ports: the port is the service's, and may be left out.
+pub(super) fn same_port_address(value: &DeValue<'_>, service_port: u16, mode: &str) -> Result<SocketAddr, Wrong> {
+    let text = value.as_str().unwrap_or_default();
+    let alone = |text: &str| text.parse::<IpAddr>().ok();
+    if let Some(address) = alone(text).or_else(|| alone(text.strip_prefix('[')?.strip_suffix(']')?)) {
+        routable(address)?;
+        return Ok(SocketAddr::new(address, service_port));
+    }
+    let expected = format!("an IP address, or one with port {service_port}");
+    let Ok(address) = text.parse::<SocketAddr>() else {
+        return Err(Wrong::new(expected, "write the address alone, such as \"10.0.1.10\" or \"2001:db8::10\""));
+    };
+    if address.port() != service_port {
+        return Err(Wrong::new(
+            expected,
+            format!("mode `{mode}` does not rewrite ports: backends listen on the service's; write the address alone"),
+        ));
+    }
+    socket_address(value)
+}
+
+/// A network, or a single address.
+pub(super) fn network(value: &DeValue<'_>) -> Result<Network, Wrong> {
+    const EXPECTED: &str = "a network or an address";
+    let text =
+        value.as_str().ok_or_else(|| Wrong::new(EXPECTED, "write one in quotes, such as \"198.51.100.0/24\""))?;
+    text.parse().map_err(|error: NetworkError| Wrong::new(EXPECTED, error.to_string()))
+}
+
+/// A network, an address, or a range of addresses (`192.0.2.1-192.0.2.9`), which becomes the networks that make it up.
+pub(super) fn networks(value: &DeValue<'_>) -> Result<Vec<Network>, Wrong> {
+    const EXPECTED: &str = "a network, an address, or a range of addresses";
+    let Some((first, last)) = value.as_str().and_then(|text| text.split_once('-')) else {
+        let found = value.as_str().unwrap_or_default().parse().map(|network| vec![network]);
+        return found.map_err(|error| match error {
+            NetworkError::Unreadable => {
+                Wrong::new(EXPECTED, "write one such as \"10.0.0.0/8\", \"192.0.2.7\" or \"192.0.2.1-192.0.2.9\"")
+            }
+            error => Wrong::new(EXPECTED, error.to_string()),
+        });
+    };
+    let parse = |text: &str| text.trim().parse::<IpAddr>().ok();
+    let (Some(first), Some(last)) = (parse(first), parse(last)) else {
+        return Err(Wrong::new(EXPECTED, "write a range as \"192.0.2.1-192.0.2.9\": first and last address"));
+    };
+    if let Some(mapped) = [first, last].into_iter().find_map(|address| Network::new(address, 0).err().filter(is_mapped))
+    {
+        return Err(Wrong::new(EXPECTED, mapped.to_string()));
+    }
+    let networks = networks_of_range(first, last);
+    if networks.is_empty() {
+        return Err(Wrong::new(EXPECTED, "write the lower address first, and both of one family"));
+    }
+    Ok(networks)
+}
+
+const fn is_mapped(error: &NetworkError) -> bool {
+    matches!(error, NetworkError::Mapped)
+}
+
+/// The leading bits of the outer source address of IP in IP, of the family of the default.
+pub(super) fn outer_source(value: &DeValue<'_>, key: &str, default: &str) -> Result<Network, Wrong> {
+    let is_ipv4 = default.parse().is_ok_and(Network::is_ipv4);
+    let (family, least, most) = if is_ipv4 { ("IPv4", 8, 32) } else { ("IPv6", 16, 128) };
+    let expected = format!("an {family} network with a prefix of {least} to {most} bits");
+    let network = network(value).map_err(|wrong| Wrong::new(expected.as_str(), wrong.help))?;
+    if network.is_ipv4() != is_ipv4 || !(least..=most).contains(&network.prefix_len()) {
+        return Err(Wrong::new(expected, format!("write `{key} = \"{default}\"`, for one")));
+    }
+    routable(network.address()).map_err(|wrong| Wrong::new(expected, wrong.help))?;
+    Ok(network)
+}
+
+/// A range of ports.
+pub(super) fn port_range(value: &DeValue<'_>) -> Result<PortRange, Wrong> {
+    let range = value.as_str().and_then(|text| {
+        let (first, last) = text.split_once('-')?;
+        Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
+    });
+    match range {
+        Some((first, last)) if first >= PORT_LEAST && last >= first => Ok(PortRange { first, last }),
+        _ => Err(Wrong::new(
+            format!("a range of ports from {PORT_LEAST} to 65535"),
+            "write the first and the last port in quotes: \"20000-60999\"",
+        )),
+    }
+}
+
+/// One of some numbers.
+pub(super) fn one_of(value: &DeValue<'_>, choices: &[u32]) -> Result<u32, Wrong> {
+    let found = integer(value, 0..=u32::MAX).ok().filter(|number| choices.contains(number));
+    found.ok_or_else(|| {
+        let words: Vec<String> = choices.iter().map(ToString::to_string).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let example = words.first().copied().unwrap_or_default();
+        Wrong::new(format!("one of {}", list(&words)), format!("write {example}, for one; no quotes"))
+    })
 }
 
 /// Address and port to listen on.
@@ -229,16 +335,18 @@ pub(super) fn interface(value: &DeValue<'_>) -> Result<String, Wrong> {
     })
 }
 
-/// The name of a service.
-pub(super) fn service_name(value: &DeValue<'_>) -> Result<String, Wrong> {
-    let fits = |name: &&str| {
-        let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        (1..=63).contains(&name.len()) && name.bytes().all(good)
-    };
-    value.as_str().filter(fits).map(str::to_owned).ok_or_else(|| {
+/// The name of a service or of a shard.
+pub(super) fn name(value: &DeValue<'_>) -> Result<String, Wrong> {
+    value.as_str().and_then(is_name).map(str::to_owned).ok_or_else(|| {
         Wrong::new(
             "a name of 1 to 63 lower-case letters, digits and hyphens",
             "write a short name such as \"web\" or \"dns-2\"",
         )
     })
+}
+
+/// The text, if services and shards may be called so.
+pub(super) fn is_name(text: &str) -> Option<&str> {
+    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    ((1..=63).contains(&text.len()) && text.bytes().all(good)).then_some(text)
 }

@@ -3,4 +3,9 @@
 pub mod controller;
 pub mod maglev;
 pub mod owners;
+pub mod pin;
+pub mod plan;
 pub mod schedule;
+pub mod settings;
+pub mod shards;
+pub mod weights;

@@ -126,6 +126,19 @@ impl Schedule {
         }
     }
 
+    /// Where a weight lies in the schedule, though it may be no planned one: the beginning of the period whose planned
+    /// weight is the highest that is not above it. Time zero for a weight below the first one, the end for one above the
+    /// last.
+    pub fn place_of(&self, weight: Weight) -> Duration {
+        let reached = self.time_of(weight);
+        let planned = self.weight_at(reached);
+        if planned <= weight || reached.is_zero() {
+            return reached;
+        }
+        // The moment before plans less, and is the last one of the period that is meant.
+        self.time_of(self.weight_at(reached.saturating_sub(Duration::from_nanos(1))))
+    }
+
     /// The weight at time zero.
     pub fn first_weight(&self) -> Weight {
         self.weight_at(Duration::ZERO)
@@ -486,6 +499,21 @@ pub(in crate::decide) mod tests {
                 }
             } else {
                 prop_assert_eq!(schedule.weight_at(time), schedule.last_weight());
+            }
+        }
+
+        #[test]
+        fn the_place_of_a_weight_begins_the_period_that_it_lies_in(schedule in any_schedule(), wanted in 0..=10_000u16) {
+            let wanted = hundredths(wanted);
+            let place = schedule.place_of(wanted);
+            let planned = schedule.weight_at(place);
+            prop_assert!(planned <= wanted || place.is_zero(), "{} {:?}", schedule, place);
+            if let Some((_, next)) = schedule.next_change(place) {
+                prop_assert!(next > wanted);
+            }
+            // A smooth schedule may round to its last weight early, and beyond that weight lies the end.
+            if wanted <= schedule.last_weight() {
+                prop_assert_eq!(schedule.time_of(planned), place);
             }
         }
 

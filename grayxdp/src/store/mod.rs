@@ -13,17 +13,20 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use grayxdp_common::weight::Weight;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
 
-use crate::decide::controller::{Release, State};
+use crate::decide::{
+    controller::{Release, State},
+    settings::Settings,
+    weights::Weights,
+};
 
 pub use self::history::HistoryEvent;
 
 /// Marks a database file as grayxdp's ("gxdp"), in SQLite's header.
 const APPLICATION_ID: i32 = 0x6778_6470;
 /// Version of `schema.sql`, in SQLite's header.
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 /// How long a write waits for somebody who reads the file at the moment.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -109,15 +112,22 @@ pub enum StoreError {
     },
 }
 
-/// A release, and the schedule that it was made under.
+/// A release, what it was made under, and what has been changed beside it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoredRelease {
     /// Where it stands.
     pub release: Release,
     /// Its schedule, as text: only compared.
     pub schedule: String,
+    /// Its shards, as text: only compared.
+    pub shards: String,
     /// The backends that are its v2.
     pub canary: BTreeSet<SocketAddr>,
+    /// The weights before a raise that is stored ahead of its deed: the kernel may still have those. `None` once it is
+    /// known what the kernel has.
+    pub raised_from: Option<Weights>,
+    /// Pins and backends that were changed at run time.
+    pub settings: Settings,
 }
 
 /// What one transaction writes: where a release stands now, and what brought it there.
@@ -162,8 +172,8 @@ impl Store {
         let row = self
             .connection
             .prepare_cached(
-                "SELECT state, schedule_time_ms, weight_hundredths, schedule, canary, reason FROM releases
-                 WHERE service = ?1",
+                "SELECT state, schedule_time_ms, weights, raised_from, schedule, shards, canary, settings, reason
+                 FROM releases WHERE service = ?1",
             )
             .and_then(|mut statement| statement.query_row([service], release_columns).optional())
             .map_err(|source| self.read_error(source))?;
@@ -205,7 +215,7 @@ fn check(path: &Path, connection: &Connection) -> Result<(), StoreError> {
         return Err(StoreError::Foreign { path: path.to_owned() });
     }
     let found = number("user_version")?;
-    if found != SCHEMA_VERSION {
+    if !(1..=SCHEMA_VERSION).contains(&found) {
         return Err(StoreError::Version { path: path.to_owned(), found });
     }
     let finding: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
@@ -218,9 +228,17 @@ fn check(path: &Path, connection: &Connection) -> Result<(), StoreError> {
 /// Makes what is missing. The version is written every time: it shows that the file can be written.
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // An agent may be upgraded in the middle of a release.
+    let is_schema_1 = transaction.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0))? == 1;
+    if is_schema_1 {
+        transaction.execute_batch("ALTER TABLE releases RENAME TO releases_1")?;
+    }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.execute_batch(include_str!("schema.sql"))?;
+    if is_schema_1 {
+        transaction.execute_batch(include_str!("from_1_to_2.sql"))?;
+    }
     transaction.commit()
 }
 
@@ -236,23 +254,25 @@ fn write(connection: &mut Connection, entries: &[Entry]) -> rusqlite::Result<()>
 }
 
 fn write_release(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<()> {
-    let StoredRelease { release, schedule, canary } = &entry.stored;
+    let StoredRelease { release, schedule, shards, canary, raised_from, settings } = &entry.stored;
     let canary: Vec<String> = canary.iter().map(ToString::to_string).collect();
     transaction
         .prepare_cached(
-            "INSERT INTO releases
-                 (service, state, schedule_time_ms, weight_hundredths, schedule, canary, reason, updated_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-             ON CONFLICT (service) DO UPDATE SET state = ?2, schedule_time_ms = ?3, weight_hundredths = ?4,
-                 schedule = ?5, canary = ?6, reason = ?7, updated_ms = ?8",
+            "INSERT OR REPLACE INTO releases
+                 (service, state, schedule_time_ms, weights, raised_from, schedule, shards, canary, settings, reason,
+                  updated_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         )?
         .execute(params![
             entry.service,
             release.state.name(),
             milliseconds(release.schedule_time),
-            release.weight.hundredths(),
+            release.weights.to_text(),
+            raised_from.as_ref().map(Weights::to_text),
             schedule,
+            shards,
             canary.join(" "),
+            settings.to_string(),
             release.reason,
             unix_milliseconds(entry.at),
         ])
@@ -263,9 +283,12 @@ fn write_release(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Resu
 struct ReleaseColumns {
     state: String,
     schedule_time_ms: u64,
-    weight_hundredths: u16,
+    weights: String,
+    raised_from: Option<String>,
     schedule: String,
+    shards: String,
     canary: String,
+    settings: String,
     reason: String,
 }
 
@@ -273,10 +296,13 @@ fn release_columns(row: &Row<'_>) -> rusqlite::Result<ReleaseColumns> {
     Ok(ReleaseColumns {
         state: row.get(0)?,
         schedule_time_ms: row.get(1)?,
-        weight_hundredths: row.get(2)?,
-        schedule: row.get(3)?,
-        canary: row.get(4)?,
-        reason: row.get(5)?,
+        weights: row.get(2)?,
+        raised_from: row.get(3)?,
+        schedule: row.get(4)?,
+        shards: row.get(5)?,
+        canary: row.get(6)?,
+        settings: row.get(7)?,
+        reason: row.get(8)?,
     })
 }
 
@@ -285,11 +311,16 @@ impl ReleaseColumns {
         let release = Release {
             state: State::from_name(&self.state)?,
             schedule_time: Duration::from_millis(self.schedule_time_ms),
-            weight: Weight::from_hundredths(self.weight_hundredths)?,
+            weights: self.weights.parse().ok()?,
             reason: self.reason,
         };
         let canary = self.canary.split_whitespace().map(|address| address.parse().ok()).collect::<Option<_>>()?;
-        Some(StoredRelease { release, schedule: self.schedule, canary })
+        let raised_from = match self.raised_from {
+            Some(text) => Some(text.parse().ok()?),
+            None => None,
+        };
+        let settings = self.settings.parse().ok()?;
+        Some(StoredRelease { release, schedule: self.schedule, shards: self.shards, canary, raised_from, settings })
     }
 }
 

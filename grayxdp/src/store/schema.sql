@@ -1,12 +1,20 @@
--- Where each release stands: one row a service, written at each change and at least once a second while it progresses.
+-- Where each service stands: one row a service, written at each change and at least once a second while its release
+-- progresses.
 CREATE TABLE IF NOT EXISTS releases (
     service TEXT NOT NULL PRIMARY KEY,
     state TEXT NOT NULL,
     schedule_time_ms INTEGER NOT NULL CHECK (schedule_time_ms >= 0),
-    weight_hundredths INTEGER NOT NULL CHECK (weight_hundredths BETWEEN 0 AND 10000),
+    -- Hundredths of a percent: one number, or one for each shard, separated by spaces.
+    weights TEXT NOT NULL,
+    -- The same: the weights before a raise that was stored ahead of its deed; null once it is known what the kernel has.
+    raised_from TEXT,
     schedule TEXT NOT NULL,
+    -- What the weights are of.
+    shards TEXT NOT NULL,
     -- Addresses of v2's backends, separated by spaces.
     canary TEXT NOT NULL,
+    -- Pins and backends that were changed at run time: one line each.
+    settings TEXT NOT NULL,
     reason TEXT NOT NULL,
     updated_ms INTEGER NOT NULL
 ) STRICT;

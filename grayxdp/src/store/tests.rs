@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use grayxdp_common::weight::Weight;
+
 use super::*;
 
 fn weight(hundredths: u16) -> Weight {
@@ -15,11 +17,14 @@ fn entry(service: &str, hundredths: u16, event: Option<&str>) -> Entry {
             release: Release {
                 state: State::Progressing,
                 schedule_time: Duration::from_millis(1234),
-                weight: weight(hundredths),
+                weights: Weights::equal(weight(hundredths)),
                 reason: "follows the schedule".to_owned(),
             },
             schedule: "linear".to_owned(),
             canary: ["10.0.2.10:8080", "[2001:db8::1]:53"].map(|text| text.parse().expect("an address")).into(),
+            shards: "hash 16".to_owned(),
+            raised_from: None,
+            settings: Settings::default(),
         },
         at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         event: event.map(|event| HistoryEvent {
@@ -37,16 +42,23 @@ fn entry(service: &str, hundredths: u16, event: Option<&str>) -> Entry {
 fn what_is_written_is_found_after_a_restart() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("deeper").join("state.db");
-    let (first, second) = (entry("web", 1000, Some("start")), entry("web", 2000, Some("weight_changed")));
+    let (first, mut second) = (entry("web", 1000, Some("start")), entry("web", 2000, Some("weight_changed")));
+    second.stored.raised_from = Some(Weights::equal(weight(1000)));
+    second.stored.release.weights = Weights::of_shards([2000, 0, 10_000].map(weight).to_vec());
+    second.stored.settings =
+        "pin v2 dscp 46\nadded v2 10.0.2.11:8080 3\ndrained 10.0.2.10:8080\n".parse().expect("some");
     {
         let mut store = Store::open(&path).expect("a new store");
         assert_eq!(store.release("web").expect("readable"), None);
         store.append(&[first.clone(), second.clone()]).expect("writable");
-        store.append(&[entry("web", 2000, None), entry("dns", 1, None)]).expect("writable");
+        store.append(&[entry("dns", 1, None)]).expect("writable");
     }
     let store = Store::open(&path).expect("the same store");
     assert_eq!(store.release("web").expect("readable"), Some(second.stored.clone()));
-    assert_eq!(store.release("dns").expect("readable").map(|stored| stored.release.weight), Some(weight(1)));
+    assert_eq!(
+        store.release("dns").expect("readable").map(|stored| stored.release.weights),
+        Some(Weights::equal(weight(1)))
+    );
     let events = store.recent_events("web", 10).expect("readable");
     let expected = [second, first].map(|entry| (entry.at, entry.event.expect("an event")));
     assert_eq!(events, expected);
@@ -101,6 +113,38 @@ fn what_is_no_database_of_ours_is_refused_and_left_alone() {
 }
 
 #[test]
+fn a_file_of_the_last_schema_is_brought_up_to_date_with_its_release() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    drop(Store::open(&path).expect("a new store"));
+    let old = Connection::open(&path).expect("a database");
+    old.execute_batch(
+        "DROP TABLE releases;
+         CREATE TABLE releases (
+             service TEXT NOT NULL PRIMARY KEY,
+             state TEXT NOT NULL,
+             schedule_time_ms INTEGER NOT NULL CHECK (schedule_time_ms >= 0),
+             weight_hundredths INTEGER NOT NULL CHECK (weight_hundredths BETWEEN 0 AND 10000),
+             schedule TEXT NOT NULL,
+             canary TEXT NOT NULL,
+             reason TEXT NOT NULL,
+             updated_ms INTEGER NOT NULL
+         ) STRICT;
+         PRAGMA user_version = 1;
+         INSERT INTO releases VALUES ('web', 'frozen', 1234, 2000, 'linear', '10.0.2.10:8080', 'by hand', 5);",
+    )
+    .expect("as schema 1 has it");
+    drop(old);
+    for _ in 0..2 {
+        let mut store = Store::open(&path).expect("readable");
+        let stored = store.release("web").expect("readable").expect("stored");
+        assert_eq!((stored.release.state, stored.release.weights), (State::Frozen, Weights::equal(weight(2000))));
+        assert_eq!((stored.raised_from, stored.settings), (None, Settings::default()));
+        store.append(&[entry("dns", 1, None)]).expect("writable");
+    }
+}
+
+#[test]
 fn a_damaged_page_is_found_at_the_start() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("state.db");
@@ -118,8 +162,11 @@ fn a_value_that_no_release_can_have_is_an_error() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut store = Store::open(&directory.path().join("state.db")).expect("a new store");
     store.append(&[entry("web", 1000, None)]).expect("writable");
-    store.connection.execute("UPDATE releases SET state = 'dancing'", []).expect("writable");
-    assert!(matches!(store.release("web"), Err(StoreError::Damaged { .. })));
+    for values in ["state = 'dancing'", "weights = '10001'", "weights = ''", "raised_from = '-1'", "settings = 'x'"] {
+        store.append(&[entry("web", 1000, None)]).expect("writable");
+        store.connection.execute(&format!("UPDATE releases SET {values}"), []).expect("writable");
+        assert!(matches!(store.release("web"), Err(StoreError::Damaged { .. })), "{values}");
+    }
 }
 
 #[test]

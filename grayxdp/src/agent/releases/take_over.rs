@@ -1,13 +1,20 @@
 //! What a new agent makes of what the last one left: in the store, and in the kernel.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
-use grayxdp_common::weight::Weight;
+use sha2::{Digest as _, Sha256};
 
-use super::{Cause, Releases, Standing};
+use super::{
+    Cause, Releases, Standing,
+    settings::{self, Canary},
+};
 use crate::{
     agent::{AgentError, kernel::Kernel},
-    decide::controller::{self, Release, State},
+    decide::{
+        controller::{self, Left, Release, Same, State},
+        settings::Settings,
+        weights::Weights,
+    },
     store::StoredRelease,
 };
 
@@ -27,21 +34,29 @@ impl<K: Kernel> Releases<K> {
 
     fn taken_over(&self, index: usize, stored: Option<StoredRelease>) -> Standing {
         let service = &self.services[index];
-        let schedule_text = service.schedule.to_string();
-        let canary: BTreeSet<_> = service.v2.backends.iter().map(|backend| backend.address).collect();
-        let pinned = self.kernel.pinned_weight(index);
-        let same_schedule = stored.as_ref().is_none_or(|stored| stored.schedule == schedule_text);
+        let plan = service.plan();
+        let (schedule_text, shards_text) = (plan.to_string(), comparable(plan.shards.to_string()));
+        let fitted = stored.as_ref().map(|stored| settings::fitted(&self.services, index, stored));
+        let (settings, is_canary) = fitted.unwrap_or((Settings::default(), Canary::Same));
+        let canary = settings::canary(service, &settings);
+        let pinned = self.kernel.pinned_weights(index).map(|weights| weights.fitted(plan.shards.count()));
+        let raised_from = stored.as_ref().and_then(|stored| stored.raised_from.clone());
+        let schedule = Same::when(stored.as_ref().is_none_or(|stored| stored.schedule == schedule_text));
+        let shards = Same::when(stored.as_ref().is_none_or(|stored| stored.shards == shards_text));
         let former = match stored {
-            None => unknown(pinned),
+            None => unknown(pinned.as_ref()),
             // A promoted v2 that became v1 has left its place to a new canary, which must not get what the old one had.
-            Some(stored) if stored.canary.is_disjoint(&canary) => of_another_canary(&stored.release, pinned),
+            Some(stored) if is_canary == Canary::Another => of_another_canary(&stored.release, pinned.as_ref()),
             Some(stored) => stored.release,
         };
-        let release = controller::take_over(&service.schedule, former, same_schedule, pinned);
+        let left = Left { stored: former, raised_from, kernel: pinned, schedule, shards };
+        let release = controller::take_over(plan, left);
         Standing {
             saved_at: release.schedule_time,
             release,
             schedule_text,
+            shards_text,
+            settings,
             canary,
             kernel_behind: false,
             retry_in: Duration::ZERO,
@@ -51,35 +66,51 @@ impl<K: Kernel> Releases<K> {
 
     /// Brings store and kernel to the release that was taken over.
     fn settle(&mut self, index: usize) -> Result<(), AgentError> {
-        let wanted = self.release(index).weight;
+        let wanted = self.release(index).weights.clone();
         // What cannot be read is written anew.
-        let found = self.kernel.weight(index).ok();
-        let entry = self.entry(index, self.release(index), found.unwrap_or_default(), Some(TAKE_OVER));
-        if found.is_some_and(|found| wanted < found) {
-            self.kernel.set_weight(index, wanted)?;
+        let found = self.kernel.weights(index).ok();
+        let release = self.release(index);
+        let before = Release { weights: found.clone().unwrap_or_default(), ..release.clone() };
+        let entry = self.entry(index, release, &before, Some(TAKE_OVER));
+        if found.as_ref().is_some_and(|found| wanted != *found && wanted.at_most(found)) {
+            self.kernel.set_weights(index, &wanted)?;
             self.journal.write_ahead(entry)?;
         } else {
             self.journal.write_ahead(entry)?;
-            if found != Some(wanted) {
-                self.kernel.set_weight(index, wanted)?;
+            if found.as_ref() != Some(&wanted) {
+                self.kernel.set_weights(index, &wanted)?;
             }
+        }
+        // Pins and pools the kernel has from the start; see `applied`.
+        if self.settings(index).drains() {
+            self.set_backends(index)?;
         }
         let Release { state, reason, .. } = self.release(index);
         let service = &self.services[index].name;
-        tracing::info!(service, state = state.name(), weight = %wanted, reason, "release_taken_over");
+        tracing::info!(service, state = state.name(), weights = %wanted, reason, "release_taken_over");
         Ok(())
     }
 }
 
+/// A text that is only compared, at every save: a long one by its digest.
+fn comparable(text: String) -> String {
+    const SHORT: usize = 200;
+    if text.len() <= SHORT {
+        return text;
+    }
+    Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A release of which the store knows nothing: what the kernel has is kept, for nobody here knows better.
-fn unknown(pinned: Option<Weight>) -> Release {
+fn unknown(pinned: Option<&Weights>) -> Release {
     match pinned {
-        None | Some(Weight::ZERO) => Release::idle(),
-        Some(weight) => Release {
+        None => Release::idle(),
+        Some(weights) if *weights == Weights::ZERO => Release::idle(),
+        Some(weights) => Release {
             state: State::Frozen,
-            weight,
+            weights: weights.clone(),
             reason: format!(
-                "frozen at the start of the agent: the kernel had {weight} %, and the store knows nothing of this \
+                "frozen at the start of the agent: the kernel had {weights}, and the store knows nothing of this \
                  service; `resume` goes on from there"
             ),
             ..Release::idle()
@@ -88,13 +119,13 @@ fn unknown(pinned: Option<Weight>) -> Release {
 }
 
 /// The release of a v2 that shares no backend with the one that was released before.
-fn of_another_canary(former: &Release, pinned: Option<Weight>) -> Release {
+fn of_another_canary(former: &Release, pinned: Option<&Weights>) -> Release {
     match unknown(pinned) {
         Release { state: State::Idle, .. } => Release {
             reason: format!(
-                "v2 is another one than that of the last release (which was {} at {} %); `start` begins its release",
+                "v2 is another one than that of the last release (which was {} at {}); `start` begins its release",
                 former.state.name(),
-                former.weight
+                former.weights
             ),
             ..Release::idle()
         },

@@ -10,6 +10,7 @@ use std::{
 };
 
 use grayxdp_common::ids::Version;
+use serde_json::json;
 
 use super::*;
 use crate::{
@@ -123,7 +124,7 @@ fn commands_go_through_the_socket_and_come_back_done() {
     assert_eq!((web.state.as_str(), web.versions.v1.counters.new_flows, web.measured_share), ("idle", 5, None));
     assert_eq!(web.versions.v1.backends.len(), 2);
 
-    let done = client.command(Some("web"), client::Command::SetWeight(weight(1250))).expect("done");
+    let done = client.command(Some("web"), client::Command::SetWeight(weight(1250), None)).expect("done");
     assert_eq!((done.before.weight, done.after.body.weight), (0.0, 12.5));
     assert_eq!(done.after.body.kernel_weight, Some(12.5));
     assert_eq!(crate::cli::status::change(&done.before, &done.after.body), "web: v2 0.00 % → 12.50 % (frozen)\n");
@@ -132,9 +133,9 @@ fn commands_go_through_the_socket_and_come_back_done() {
     let refused =
         client.command(Some("web"), client::Command::Verb(super::super::shapes::Verb::Start)).expect_err("refused");
     assert_eq!(refused.code(), "refused");
-    let unknown = client.command(Some("wob"), client::Command::SetWeight(weight(1))).expect_err("unknown");
+    let unknown = client.command(Some("wob"), client::Command::SetWeight(weight(1), None)).expect_err("unknown");
     assert_eq!(unknown.code(), "unknown_service");
-    assert!(client.command(None, client::Command::SetWeight(weight(1))).is_err(), "there are two services");
+    assert!(client.command(None, client::Command::SetWeight(weight(1), None)).is_err(), "there are two services");
     assert_eq!(client.status(Some("dns")).expect("an answer").body.services.len(), 1);
 }
 
@@ -154,6 +155,24 @@ fn what_is_wrong_is_said_in_json() {
         ("/v1/services/wob/set-weight", r#"{"weight": 1}"#, "404", "unknown_service", "web, dns"),
         ("/v1/services/web/freeze", "", "409", "refused", "`start`"),
         ("/v1/services/web/freeze", "[1]", "400", "bad_request", "no body, or {}"),
+        (set_weight, r#"{"weight": 1, "shard": "x"}"#, "404", "unknown_shard", "no shard `x`"),
+        ("/v1/services/web/pin", r#"{"version": "v2"}"#, "400", "bad_request", "either `source` or `dscp`"),
+        ("/v1/services/web/pin", r#"{"source": "10.0.0.1/8", "version": "v2"}"#, "400", "bad_request", "10.0.0.0/8"),
+        ("/v1/services/web/pin", r#"{"dscp": 64, "version": "v2"}"#, "400", "bad_request", "0 to 63"),
+        ("/v1/services/web/pin", r#"{"dscp": 1, "version": "v3"}"#, "400", "bad_request", "v1 or v2"),
+        ("/v1/services/web/unpin", r#"{"dscp": 1}"#, "409", "refused", "nothing is pinned by dscp 1"),
+        ("/v1/services/web/drain", r#"{"address": "x"}"#, "400", "bad_request", "found `x`"),
+        ("/v1/services/web/drain", r#"{"address": "10.9.9.9:1"}"#, "409", "refused", "is no backend"),
+        ("/v1/services/web/undrain", "", "400", "bad_request", "not JSON"),
+        (
+            "/v1/services/web/add-backend",
+            r#"{"version": "v2", "address": "10.9.9.9:1", "weight": 0}"#,
+            "400",
+            "bad_request",
+            "1 to 1000",
+        ),
+        ("/v1/services/web/remove-backend", r#"{"address": "10.0.2.10:8080"}"#, "409", "refused", "last backend of v2"),
+        ("/v1/services/web/pins", "", "405", "bad_request", "use GET"),
         ("/v1/services/web/dance", "", "404", "not_found", "GET /v1/status"),
         ("/v1/services/%ff/start", "", "400", "bad_request", "name"),
         ("/v1/status", "", "405", "bad_request", "GET"),
@@ -173,6 +192,68 @@ fn what_is_wrong_is_said_in_json() {
     assert!(head.starts_with("HTTP/1.1 405 ") && answer.contains("use POST"), "{head} {answer}");
     let web = &agent.client().status(None).expect("it is still there").body.services[0];
     assert_eq!((web.state.as_str(), web.weight), ("idle", 0.0), "nothing of it did anything");
+}
+
+/// What programs read: changes of it are changes for them. `INSTA_UPDATE=always cargo test` writes it anew.
+#[test]
+fn a_service_is_json_like_this() {
+    let agent = TestAgent::start();
+    let shard = client::Command::SetWeight(weight(2000), Some("3".to_owned()));
+    agent.client().command(Some("web"), shard).expect("set");
+    let mut web = agent.client().status(Some("web")).expect("an answer").body.services.remove(0);
+    web.shards.truncate(4);
+    insta::assert_snapshot!(serde_json::to_string_pretty(&web).expect("JSON"));
+}
+
+/// What dashboards and alerts read: names, kinds and meanings.
+#[test]
+fn metrics_are_named_like_this() {
+    let (_, page) = TestAgent::start().scrape("/metrics", "*/*");
+    let heads: Vec<&str> = page.lines().filter(|line| line.starts_with('#')).collect();
+    insta::assert_snapshot!(heads.join("\n"));
+}
+
+#[test]
+fn pins_and_backends_change_over_the_socket() {
+    let agent = TestAgent::start();
+    let client = agent.client();
+    let change = |name, body| client.command(Some("web"), client::Command::Change(name, body));
+    change("pin", json!({ "source": "198.51.100.0/24", "version": "v2" })).expect("pinned");
+    change("pin", json!({ "dscp": 46, "version": "v2" })).expect("pinned");
+    assert_eq!(change("unpin", json!({ "dscp": 46 })).expect("unpinned").after.body.pins, 1);
+    let pins = client.pins(Some("web")).expect("an answer");
+    let expected = r#"{"service":"web","canary_port":null,"pins":[{"source":"198.51.100.0/24","dscp":null,"version":"v2","origin":"run-time"}]}"#;
+    assert_eq!(pins.json, expected);
+    change("drain", json!({ "address": "10.0.1.11:8080" })).expect("drained");
+    change("add-backend", json!({ "version": "v2", "address": "10.0.2.11:8080" })).expect("added");
+    let web = change("remove-backend", json!({ "address": "10.0.2.10:8080" })).expect("removed").after.body;
+    let said = |version: &crate::agent::shapes::VersionStatus| {
+        let backends = version.backends.iter();
+        backends.map(|each| format!("{} {} {}", each.address, each.state, each.origin)).collect::<Vec<_>>()
+    };
+    assert_eq!(said(&web.versions.v1), ["10.0.1.10:8080 live config", "10.0.1.11:8080 draining config"]);
+    assert_eq!(said(&web.versions.v2), ["10.0.2.11:8080 live run-time", "10.0.2.10:8080 removed run-time"]);
+    assert_eq!(web.versions.v2.backends[1].counters.new_flows, 3, "what it has had is still counted");
+    assert_eq!(web.warning, None);
+    let web = change("drain", json!({ "address": "10.0.2.11:8080" })).expect("drained").after.body;
+    assert_eq!(
+        web.warning.as_deref(),
+        Some("v2 has no live backend: new connections meant for it go to the other version")
+    );
+
+    let shard = client::Command::SetWeight(weight(2000), Some("3".to_owned()));
+    let web = client.command(Some("web"), shard).expect("set").after.body;
+    assert_eq!((web.shards.len(), web.shards[3].weight, web.weight), (16, 20.0, 1.25));
+    let (_, page) = agent.scrape("/metrics", "*/*");
+    for line in [
+        r#"grayxdp_shard_weight_percent{service="web",shard="3"} 20.0"#,
+        r#"grayxdp_pins{service="web"} 1.0"#,
+        r#"grayxdp_backend_live{service="web",version="v1",backend="10.0.1.11:8080"} 0.0"#,
+        r#"grayxdp_weight_percent{service="web"} 1.25"#,
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+    }
+    assert!(!page.contains(r#"grayxdp_shard_weight_percent{service="dns""#), "its shards do not differ");
 }
 
 #[test]

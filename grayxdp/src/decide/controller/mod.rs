@@ -1,14 +1,21 @@
 //! The state machine of a release: from state, event and schedule to the next state. No clock, no kernel, no store.
 //!
 //! What holds whatever happens: only [`Event::Elapsed`] in [`State::Progressing`], [`Event::Start`],
-//! [`Event::Resume`], [`Event::SetWeight`] and [`Event::Promote`] can raise the weight; a rollback works from every
-//! state; a release that is not progressing does not move by itself.
+//! [`Event::Resume`], [`Event::SetWeight`], [`Event::SetShardWeight`] and [`Event::Promote`] can raise a weight; a rollback
+//! works from every state; a release that is not progressing does not move by itself.
+
+mod take_over;
 
 use std::time::Duration;
 
 use grayxdp_common::weight::Weight;
 
-use super::schedule::Schedule;
+pub use self::take_over::{Left, Same, take_over};
+use super::{
+    plan::{Order, Plan},
+    schedule::Schedule,
+    weights::Weights,
+};
 
 /// Where a release stands.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -57,8 +64,8 @@ pub struct Release {
     pub state: State,
     /// How far the schedule has come; stands still while the release does.
     pub schedule_time: Duration,
-    /// The weight that is wanted now.
-    pub weight: Weight,
+    /// The weights that are wanted now.
+    pub weights: Weights,
     /// Why it stands where it stands: a sentence for people.
     pub reason: String,
 }
@@ -69,7 +76,7 @@ impl Release {
         Self {
             state: State::Idle,
             schedule_time: Duration::ZERO,
-            weight: Weight::ZERO,
+            weights: Weights::ZERO,
             reason: "not started yet".to_owned(),
         }
     }
@@ -92,8 +99,15 @@ pub enum Event {
     Freeze,
     /// Go on.
     Resume,
-    /// Take this weight.
+    /// Take this weight, in all shards.
     SetWeight(Weight),
+    /// Take this weight in one shard.
+    SetShardWeight {
+        /// Which; it must exist.
+        shard: usize,
+        /// Its weight.
+        weight: Weight,
+    },
     /// Everything back to v1.
     Rollback,
     /// Everything to v2.
@@ -105,14 +119,14 @@ pub enum Event {
 pub enum Refusal {
     /// `start` while a release is on its way.
     #[error(
-        "the release has already started: it is {} at {weight} %. `resume` goes on, `rollback` sends everything back to v1",
+        "the release has already started: it is {} at {weights}. `resume` goes on, `rollback` sends everything back to v1",
         state.name()
     )]
     AlreadyStarted {
         /// Where it stands.
         state: State,
-        /// At which weight.
-        weight: Weight,
+        /// At which weights.
+        weights: Weights,
     },
     /// `start` when everything is on v2.
     #[error(
@@ -142,59 +156,65 @@ pub enum Refusal {
     },
 }
 
-/// How far kernel and store may lie apart, in schedule time, and still count as what an agent leaves behind that was
-/// killed between its two writes.
-const TAKE_OVER_SLACK: Duration = Duration::from_secs(2);
-
 /// What becomes of a release when something happens.
-pub fn step(schedule: &Schedule, release: &Release, event: Event) -> Result<Release, Refusal> {
+pub fn step(plan: Plan<'_>, release: &Release, event: Event) -> Result<Release, Refusal> {
     match event {
-        Event::Elapsed(passed) => Ok(elapsed(schedule, release, passed)),
-        Event::Start => start(schedule, release),
+        Event::Elapsed(passed) => Ok(elapsed(plan, release, passed)),
+        Event::Start => start(plan, release),
         Event::Freeze => freeze(release),
-        Event::Resume => resume(schedule, release),
-        Event::SetWeight(weight) => Ok(set_weight(schedule, release, weight)),
+        Event::Resume => resume(plan, release),
+        Event::SetWeight(weight) => {
+            Ok(set_weights(plan, release, Weights::equal(weight), format!("set to {weight} % by hand")))
+        }
+        Event::SetShardWeight { shard, weight } => {
+            let weights = release.weights.with(shard, plan.shards.count(), weight);
+            let reason = format!("shard `{}` set to {weight} % by hand", plan.shards.name(shard));
+            Ok(set_weights(plan, release, weights, reason))
+        }
         Event::Rollback => Ok(rollback(release)),
         Event::Promote => Ok(promote(release)),
     }
 }
 
-fn elapsed(schedule: &Schedule, release: &Release, passed: Duration) -> Release {
+fn elapsed(plan: Plan<'_>, release: &Release, passed: Duration) -> Release {
     if release.state != State::Progressing {
         return release.clone();
     }
     let time = release.schedule_time.saturating_add(passed);
-    follow(schedule, release.weight, time, release.reason.clone())
+    follow(plan, &release.weights, time, release.reason.clone())
 }
 
-/// The release at a moment of the schedule. Never below `weight_min`, the weight that it already has.
-fn follow(schedule: &Schedule, weight_min: Weight, time: Duration, reason: String) -> Release {
-    let weight = schedule.weight_at(time).max(weight_min);
-    match schedule.duration() {
+/// The release at a moment of the schedule. No shard below the weight that it already has.
+fn follow(plan: Plan<'_>, already: &Weights, time: Duration, reason: String) -> Release {
+    let weights = plan.weights_at(time).max(already);
+    match plan.duration() {
         Some(end) if time >= end => {
-            let (state, reason) = if weight == Weight::FULL {
+            let (state, reason) = if weights == Weights::FULL {
                 (State::Promoted, "schedule ended at 100.00 %: v2 gets everything".to_owned())
             } else {
-                (State::Paused, format!("schedule ended at {weight} %; `promote` or `rollback`"))
+                (State::Paused, format!("schedule ended at {weights}; `promote` or `rollback`"))
             };
-            Release { state, schedule_time: end, weight, reason }
+            Release { state, schedule_time: end, weights, reason }
         }
-        _ => Release { state: State::Progressing, schedule_time: time, weight, reason },
+        _ => Release { state: State::Progressing, schedule_time: time, weights, reason },
     }
 }
 
-fn start(schedule: &Schedule, release: &Release) -> Result<Release, Refusal> {
+fn start(plan: Plan<'_>, release: &Release) -> Result<Release, Refusal> {
     match release.state {
         State::Idle | State::RolledBack => {
-            let reason = match schedule {
+            let reason = match plan.schedule {
                 Schedule::Manual => "started; `set-weight` moves the weight".to_owned(),
-                _ => format!("follows the schedule ({})", schedule.kind()),
+                schedule if plan.order == Order::OneByOne => {
+                    format!("follows the schedule ({}), shard by shard", schedule.kind())
+                }
+                schedule => format!("follows the schedule ({})", schedule.kind()),
             };
-            Ok(follow(schedule, Weight::ZERO, Duration::ZERO, reason))
+            Ok(follow(plan, &Weights::ZERO, Duration::ZERO, reason))
         }
         State::Promoted => Err(Refusal::AlreadyPromoted),
         State::Progressing | State::Frozen | State::Paused => {
-            Err(Refusal::AlreadyStarted { state: release.state, weight: release.weight })
+            Err(Refusal::AlreadyStarted { state: release.state, weights: release.weights.clone() })
         }
     }
 }
@@ -204,7 +224,7 @@ fn freeze(release: &Release) -> Result<Release, Refusal> {
     match release.state {
         State::Progressing => Ok(Release {
             state: State::Frozen,
-            reason: format!("frozen at {} % by hand; `resume` goes on from there", release.weight),
+            reason: format!("frozen at {} by hand; `resume` goes on from there", release.weights),
             ..release.clone()
         }),
         // Both stand still already.
@@ -214,14 +234,14 @@ fn freeze(release: &Release) -> Result<Release, Refusal> {
     }
 }
 
-fn resume(schedule: &Schedule, release: &Release) -> Result<Release, Refusal> {
+fn resume(plan: Plan<'_>, release: &Release) -> Result<Release, Refusal> {
     let command = "resume";
     match release.state {
         State::Frozen | State::Paused => {
-            let time = resume_time(schedule, release);
-            let resumed = follow(schedule, release.weight, time, format!("resumed at {} %", release.weight));
+            let time = resume_time(plan, release);
+            let resumed = follow(plan, &release.weights, time, format!("resumed at {}", release.weights));
             if resumed.state == State::Paused {
-                return Err(Refusal::ScheduleEnded { last: schedule.last_weight() });
+                return Err(Refusal::ScheduleEnded { last: plan.schedule.last_weight() });
             }
             Ok(resumed)
         }
@@ -231,22 +251,21 @@ fn resume(schedule: &Schedule, release: &Release) -> Result<Release, Refusal> {
     }
 }
 
-/// Where the schedule goes on: where it stopped, or, if a person has moved the weight since, where the plan first gives as
-/// much.
-fn resume_time(schedule: &Schedule, release: &Release) -> Duration {
-    if schedule.weight_at(release.schedule_time) == release.weight {
-        release.schedule_time
-    } else {
-        schedule.time_of(release.weight)
-    }
+/// Where the schedule goes on: where it stopped, unless what it plans there is not what the release has.
+fn resume_time(plan: Plan<'_>, release: &Release) -> Duration {
+    let Release { schedule_time, weights, .. } = release;
+    let fits = plan.weights_at(*schedule_time).at_most(weights)
+        && plan.next_change(*schedule_time).is_none_or(|(_, next)| !next.at_most(weights));
+    if fits { *schedule_time } else { plan.place_of(weights) }
 }
 
-fn set_weight(schedule: &Schedule, release: &Release, weight: Weight) -> Release {
-    let (state, reason) = match schedule {
-        Schedule::Manual => (State::Progressing, format!("set to {weight} % by hand")),
-        _ => (State::Frozen, format!("set to {weight} % by hand; `resume` goes on from there")),
+/// The schedule's time moves with the weights: it goes on from where they lie, for the whole of that period.
+fn set_weights(plan: Plan<'_>, release: &Release, weights: Weights, deed: String) -> Release {
+    let (state, schedule_time, reason) = match plan.schedule {
+        Schedule::Manual => (State::Progressing, release.schedule_time, deed),
+        _ => (State::Frozen, plan.place_of(&weights), format!("{deed}; `resume` goes on from there")),
     };
-    Release { state, schedule_time: release.schedule_time, weight, reason }
+    Release { state, schedule_time, weights, reason }
 }
 
 fn rollback(release: &Release) -> Release {
@@ -256,8 +275,8 @@ fn rollback(release: &Release) -> Release {
     Release {
         state: State::RolledBack,
         schedule_time: release.schedule_time,
-        weight: Weight::ZERO,
-        reason: format!("rolled back from {} % by hand; `start` begins anew", release.weight),
+        weights: Weights::ZERO,
+        reason: format!("rolled back from {} by hand; `start` begins anew", release.weights),
     }
 }
 
@@ -268,54 +287,9 @@ fn promote(release: &Release) -> Release {
     Release {
         state: State::Promoted,
         schedule_time: release.schedule_time,
-        weight: Weight::FULL,
-        reason: format!("promoted from {} % by hand", release.weight),
+        weights: Weights::FULL,
+        reason: format!("promoted from {} by hand", release.weights),
     }
-}
-
-/// The release that a new agent goes on with, given what the last one stored and what the kernel's weight map says.
-///
-/// Of two weights that differ the lower wins, for lowering v2's weight is always safe, and the release is frozen for a
-/// person to look at; but a gap that an agent leaves when it is killed between its two writes is no reason to stop.
-pub fn take_over(schedule: &Schedule, stored: Release, same_schedule: bool, kernel_weight: Option<Weight>) -> Release {
-    let mut release = match kernel_weight {
-        Some(kernel) if kernel != stored.weight => reconcile(schedule, stored, same_schedule, kernel),
-        _ => stored,
-    };
-    if !same_schedule {
-        release.schedule_time = schedule.time_of(release.weight);
-    }
-    release
-}
-
-fn reconcile(schedule: &Schedule, stored: Release, same_schedule: bool, kernel: Weight) -> Release {
-    let weight = kernel.min(stored.weight);
-    match stored.state {
-        // What was decided stays decided; only its write to the kernel had not come through.
-        State::RolledBack => Release { weight, ..stored },
-        State::Progressing if same_schedule && killed_between_writes(schedule, stored.weight, kernel) => {
-            Release { schedule_time: schedule.time_of(weight), weight, ..stored }
-        }
-        _ => Release {
-            state: State::Frozen,
-            weight,
-            reason: format!(
-                "frozen at the start of the agent: the kernel had {kernel} %, the store {} % ({}), and the lower counts; \
-                 `resume` goes on from there",
-                stored.weight,
-                stored.state.name()
-            ),
-            ..stored
-        },
-    }
-}
-
-/// Both weights are planned ones, and next to each other.
-fn killed_between_writes(schedule: &Schedule, one: Weight, other: Weight) -> bool {
-    let (low, high) = (schedule.time_of(one.min(other)), schedule.time_of(one.max(other)));
-    let planned = schedule.weight_at(low) == one.min(other) && schedule.weight_at(high) == one.max(other);
-    let next = schedule.next_change(low).is_some_and(|(at, _)| at == high);
-    planned && (next || high - low <= TAKE_OVER_SLACK)
 }
 
 #[cfg(test)]

@@ -3,7 +3,21 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::decide::schedule::tests::{any_schedule, hundredths};
+use crate::decide::{
+    plan::Order,
+    schedule::tests::{any_schedule, hundredths},
+    shards::{Sharding, Shards},
+    weights::tests::any_weights,
+};
+
+/// All shards together: what one schedule says.
+fn together(schedule: &Schedule) -> Plan<'_> {
+    Plan { schedule, order: Order::Together, shards: Shards::new(&Sharding::Hash, 4) }
+}
+
+fn step(schedule: &Schedule, release: &Release, event: Event) -> Result<Release, Refusal> {
+    super::step(together(schedule), release, event)
+}
 
 fn weight(percent: f64) -> Weight {
     crate::percent::weight_from_percent(percent).expect("a weight")
@@ -19,12 +33,17 @@ fn linear(to: f64) -> Schedule {
 }
 
 fn release(state: State, at_s: u64, percent: f64) -> Release {
-    Release { state, schedule_time: seconds(at_s), weight: weight(percent), reason: "as given".to_owned() }
+    Release {
+        state,
+        schedule_time: seconds(at_s),
+        weights: Weights::equal(weight(percent)),
+        reason: "as given".to_owned(),
+    }
 }
 
 /// State, schedule time in seconds, weight in hundredths.
 fn brief(release: &Release) -> (State, u64, u16) {
-    (release.state, release.schedule_time.as_secs(), release.weight.hundredths())
+    (release.state, release.schedule_time.as_secs(), release.weights.mean().hundredths())
 }
 
 #[test]
@@ -47,8 +66,9 @@ fn each_event_does_this_in_each_state() {
         (&to_full, release(RolledBack, 0, 0.0), Freeze, None),
         (&to_full, release(Promoted, 0, 100.0), Freeze, None),
         (&to_full, release(Frozen, 70, 20.0), Resume, Some((Progressing, 70, 2000))),
-        // By hand to between two steps, to a step, above, and below.
-        (&to_full, release(Frozen, 70, 12.5), Resume, Some((Progressing, 60, 2000))),
+        // With another weight than the plan has there: between two steps, on a step, above, and below.
+        (&to_full, release(Frozen, 70, 12.5), Resume, Some((Progressing, 30, 1250))),
+        (&to_full, release(Frozen, 50, 12.5), Resume, Some((Progressing, 50, 1250))),
         (&to_full, release(Frozen, 70, 50.0), Resume, Some((Progressing, 150, 5000))),
         (&to_full, release(Frozen, 70, 0.0), Resume, Some((Progressing, 0, 0))),
         (&to_full, release(Frozen, 70, 100.0), Resume, Some((Promoted, 300, 10_000))),
@@ -64,13 +84,14 @@ fn each_event_does_this_in_each_state() {
         (&to_full, release(Progressing, 299, 90.0), Elapsed(Duration::MAX), Some((Promoted, 300, 10_000))),
         (&to_half, release(Progressing, 149, 40.0), Elapsed(seconds(9)), Some((Paused, 150, 5000))),
         (&to_full, release(Frozen, 60, 20.0), Elapsed(seconds(99)), Some((Frozen, 60, 2000))),
-        (&to_full, release(Progressing, 60, 20.0), SetWeight(weight(12.5)), Some((Frozen, 60, 1250))),
-        (&to_full, release(Idle, 0, 0.0), SetWeight(weight(12.5)), Some((Frozen, 0, 1250))),
-        (&to_full, release(Promoted, 300, 100.0), SetWeight(weight(12.5)), Some((Frozen, 300, 1250))),
+        (&to_full, release(Progressing, 60, 20.0), SetWeight(weight(12.5)), Some((Frozen, 30, 1250))),
+        (&to_full, release(Idle, 0, 0.0), SetWeight(weight(12.5)), Some((Frozen, 30, 1250))),
+        (&to_half, release(Idle, 0, 0.0), SetWeight(weight(60.0)), Some((Frozen, 150, 6000))),
+        (&to_full, release(Promoted, 300, 100.0), SetWeight(weight(12.5)), Some((Frozen, 30, 1250))),
         (&Schedule::Manual, release(Idle, 0, 0.0), Start, Some((Progressing, 0, 0))),
         (&Schedule::Manual, release(Idle, 0, 0.0), SetWeight(weight(100.0)), Some((Progressing, 0, 10_000))),
         (&Schedule::Manual, release(Frozen, 9, 30.0), SetWeight(weight(31.0)), Some((Progressing, 9, 3100))),
-        (&Schedule::Manual, release(Frozen, 9, 30.0), Resume, Some((Progressing, 0, 3000))),
+        (&Schedule::Manual, release(Frozen, 9, 30.0), Resume, Some((Progressing, 9, 3000))),
         (&Schedule::Manual, release(Progressing, 9, 30.0), Elapsed(seconds(1)), Some((Progressing, 10, 3000))),
     ] {
         let after = step(schedule, &before, event);
@@ -114,34 +135,145 @@ fn a_refusal_says_what_to_do() {
 }
 
 #[test]
+fn a_weight_set_between_two_steps_stays_for_a_whole_period_after_resume() {
+    let schedule = linear(100.0);
+    let run = |events: &[Event]| {
+        let last = events.iter().try_fold(Release::idle(), |release, &event| step(&schedule, &release, event));
+        brief(&last.expect("fits"))
+    };
+    use Event::*;
+    let set = [Start, Elapsed(seconds(55)), SetWeight(weight(12.5)), Elapsed(seconds(999)), Resume];
+    for (then, expected) in [
+        (&[][..], (State::Progressing, 30, 1250)),
+        (&[Elapsed(seconds(29))], (State::Progressing, 59, 1250)),
+        (&[Elapsed(seconds(30))], (State::Progressing, 60, 2000)),
+        // A stop in between costs nothing of the period.
+        (&[Elapsed(seconds(29)), Freeze, Elapsed(seconds(99)), Resume], (State::Progressing, 59, 1250)),
+        (&[Elapsed(seconds(29)), Freeze, Resume, Elapsed(seconds(1))], (State::Progressing, 60, 2000)),
+    ] {
+        assert_eq!(run(&[&set[..], then].concat()), expected, "{then:?}");
+    }
+}
+
+/// What a new agent finds, and where the release goes on.
+type TakeOver<'a> = (&'a Schedule, Release, Option<f64>, Same, Option<f64>, (State, u64, u16));
+
+fn assert_taken_over(cases: &[TakeOver<'_>]) {
+    for (schedule, stored, raised_from, same, kernel, expected) in cases {
+        let (raised_from, kernel) = (raised_from.map(weight), kernel.map(weight));
+        let (raised_from, kernel) = (raised_from.map(Weights::equal), kernel.map(Weights::equal));
+        let left = Left { stored: stored.clone(), raised_from, kernel, schedule: *same, shards: Same::Yes };
+        let found = take_over(together(schedule), left.clone());
+        assert_eq!(brief(&found), *expected, "{left:?} {found:?}");
+    }
+}
+
+#[test]
 fn a_new_agent_goes_on_from_here() {
+    use Same::{No, Yes};
+    use State::*;
     let schedule = linear(100.0);
     let smooth = Schedule::Smooth { from: weight(0.0), to: weight(100.0), over: seconds(30) };
-    for (schedule, stored, same, kernel, expected) in [
+    assert_taken_over(&[
         // As it was.
-        (&schedule, release(State::Progressing, 70, 20.0), true, Some(20.0), (State::Progressing, 70, 2000)),
-        (&schedule, release(State::Idle, 0, 0.0), true, None, (State::Idle, 0, 0)),
-        (&schedule, release(State::Progressing, 70, 20.0), true, None, (State::Progressing, 70, 2000)),
-        // One write was missing, of either.
-        (&schedule, release(State::Progressing, 70, 20.0), true, Some(30.0), (State::Progressing, 60, 2000)),
-        (&schedule, release(State::Progressing, 90, 30.0), true, Some(20.0), (State::Progressing, 60, 2000)),
-        (&smooth, release(State::Progressing, 15, 50.0), true, Some(51.5), (State::Progressing, 14, 5000)),
-        (&schedule, release(State::RolledBack, 90, 0.0), true, Some(30.0), (State::RolledBack, 90, 0)),
+        (&schedule, release(Progressing, 70, 20.0), None, Yes, Some(20.0), (Progressing, 70, 2000)),
+        (&schedule, release(Progressing, 70, 20.0), Some(10.0), Yes, Some(20.0), (Progressing, 70, 2000)),
+        (&schedule, release(Idle, 0, 0.0), None, Yes, None, (Idle, 0, 0)),
+        (&schedule, release(Progressing, 70, 20.0), None, Yes, None, (Progressing, 70, 2000)),
         // Somebody else has been there: the lower counts, and a person decides.
-        (&schedule, release(State::Progressing, 70, 20.0), true, Some(50.0), (State::Frozen, 70, 2000)),
-        (&schedule, release(State::Progressing, 70, 20.0), true, Some(10.01), (State::Frozen, 70, 1001)),
-        (&smooth, release(State::Progressing, 15, 50.0), true, Some(90.0), (State::Frozen, 15, 5000)),
-        (&schedule, release(State::Frozen, 70, 20.0), true, Some(30.0), (State::Frozen, 70, 2000)),
-        (&schedule, release(State::Promoted, 300, 100.0), true, Some(40.0), (State::Frozen, 300, 4000)),
-        (&schedule, release(State::Idle, 0, 0.0), true, Some(40.0), (State::Frozen, 0, 0)),
-        (&Schedule::Manual, release(State::Progressing, 9, 30.0), true, Some(20.0), (State::Frozen, 9, 2000)),
+        (&schedule, release(Progressing, 70, 20.0), None, Yes, Some(30.0), (Frozen, 60, 2000)),
+        (&schedule, release(Progressing, 70, 20.0), None, Yes, Some(50.0), (Frozen, 60, 2000)),
+        (&schedule, release(Progressing, 70, 20.0), None, Yes, Some(10.01), (Frozen, 30, 1001)),
+        (&smooth, release(Progressing, 15, 50.0), None, Yes, Some(90.0), (Frozen, 14, 5000)),
+        (&schedule, release(Frozen, 70, 20.0), None, Yes, Some(30.0), (Frozen, 60, 2000)),
+        (&schedule, release(Promoted, 300, 100.0), None, Yes, Some(40.0), (Frozen, 120, 4000)),
+        (&schedule, release(Idle, 0, 0.0), None, Yes, Some(40.0), (Frozen, 0, 0)),
+        (&Schedule::Manual, release(Progressing, 9, 30.0), None, Yes, Some(20.0), (Frozen, 0, 2000)),
         // Another schedule: its time for the same weight.
-        (&schedule, release(State::Progressing, 7, 20.0), false, Some(20.0), (State::Progressing, 60, 2000)),
-        (&schedule, release(State::Progressing, 7, 20.0), false, Some(30.0), (State::Frozen, 60, 2000)),
-        (&schedule, release(State::RolledBack, 7, 0.0), false, Some(0.0), (State::RolledBack, 0, 0)),
+        (&schedule, release(Progressing, 7, 20.0), None, No, Some(20.0), (Progressing, 60, 2000)),
+        (&schedule, release(Progressing, 7, 20.0), Some(10.0), No, Some(10.0), (Frozen, 30, 1000)),
+        (&schedule, release(Progressing, 7, 20.0), None, No, Some(30.0), (Frozen, 60, 2000)),
+        (&schedule, release(RolledBack, 7, 0.0), None, No, Some(0.0), (RolledBack, 0, 0)),
+    ]);
+}
+
+#[test]
+fn an_agent_killed_between_two_writes_leaves_this() {
+    use Same::Yes;
+    use State::*;
+    let schedule = linear(100.0);
+    let smooth = Schedule::Smooth { from: weight(0.0), to: weight(100.0), over: seconds(30) };
+    assert_taken_over(&[
+        // A raise that was stored, and did not reach the kernel: it goes on.
+        (&schedule, release(Progressing, 90, 30.0), Some(20.0), Yes, Some(20.0), (Progressing, 60, 2000)),
+        (&schedule, release(Progressing, 60, 20.0), Some(12.5), Yes, Some(12.5), (Progressing, 30, 1250)),
+        (&smooth, release(Progressing, 15, 50.0), Some(49.5), Yes, Some(49.5), (Progressing, 14, 4950)),
+        // A lowering that reached the kernel, and was not stored: somebody wanted less, so no schedule raises it again.
+        (&schedule, release(Progressing, 90, 30.0), None, Yes, Some(20.0), (Frozen, 60, 2000)),
+        (&schedule, release(Progressing, 90, 30.0), Some(20.0), Yes, Some(10.0), (Frozen, 30, 1000)),
+        (&smooth, release(Progressing, 15, 50.0), None, Yes, Some(49.5), (Frozen, 14, 4950)),
+        (&smooth, release(Progressing, 15, 50.0), Some(49.5), Yes, Some(49.0), (Frozen, 14, 4900)),
+        // A rollback looks like the raise from 0 %: never on its own from there.
+        (&schedule, release(Progressing, 30, 10.0), None, Yes, Some(0.0), (Frozen, 0, 0)),
+        (&schedule, release(Progressing, 30, 10.0), Some(0.0), Yes, Some(0.0), (Frozen, 0, 0)),
+        (&smooth, release(Progressing, 1, 0.33), Some(0.0), Yes, Some(0.0), (Frozen, 0, 0)),
+        // Only what follows a schedule goes on by itself.
+        (&schedule, release(Frozen, 90, 30.0), Some(20.0), Yes, Some(20.0), (Frozen, 60, 2000)),
+        (&schedule, release(Promoted, 90, 100.0), Some(20.0), Yes, Some(20.0), (Frozen, 60, 2000)),
+        (&schedule, release(RolledBack, 90, 0.0), None, Yes, Some(30.0), (RolledBack, 90, 0)),
+    ]);
+}
+
+#[test]
+fn shards_that_differ_are_taken_over_one_by_one() {
+    let schedule = linear(100.0);
+    let weights = |percents: [u16; 4]| Weights::of_shards(percents.map(|percent| hundredths(percent * 100)).to_vec());
+    for (stored, raised_from, shards, kernel, expected) in [
+        // Killed before, and in the middle of, the kernel's writes of a raise.
+        ([30, 20, 20, 10], Some([20, 20, 20, 10]), Same::Yes, [20, 20, 20, 10], (State::Progressing, [20, 20, 20, 10])),
+        ([30, 30, 30, 30], Some([20, 20, 20, 20]), Same::Yes, [30, 30, 20, 20], (State::Progressing, [30, 30, 20, 20])),
+        // In the middle of a rollback, or of another lowering.
+        ([30, 30, 30, 30], Some([20, 20, 20, 20]), Same::Yes, [0, 0, 30, 30], (State::Frozen, [0, 0, 30, 30])),
+        ([30, 30, 30, 30], None, Same::Yes, [20, 20, 30, 30], (State::Frozen, [20, 20, 30, 30])),
+        ([30, 20, 20, 10], None, Same::Yes, [20, 30, 30, 10], (State::Frozen, [20, 20, 20, 10])),
+        // The shards are others now.
+        ([30, 20, 20, 10], None, Same::No, [30, 20, 20, 10], (State::Frozen, [10, 10, 10, 10])),
+        ([30, 30, 30, 30], None, Same::No, [30, 30, 30, 30], (State::Progressing, [30, 30, 30, 30])),
     ] {
-        let found = take_over(schedule, stored.clone(), same, kernel.map(weight));
-        assert_eq!(brief(&found), expected, "{stored:?} {same} {kernel:?} {found:?}");
+        let stored = Release { weights: weights(stored), ..release(State::Progressing, 90, 30.0) };
+        let left = Left {
+            stored,
+            raised_from: raised_from.map(weights),
+            kernel: Some(weights(kernel)),
+            schedule: Same::Yes,
+            shards,
+        };
+        let found = take_over(together(&schedule), left.clone());
+        assert_eq!((found.state, found.weights), (expected.0, weights(expected.1)), "{left:?}");
+    }
+}
+
+#[test]
+fn one_shard_can_be_set_by_hand_and_the_plan_goes_on_with_all() {
+    let schedule = linear(100.0);
+    let plan = Plan { order: Order::OneByOne, ..together(&schedule) };
+    let weights = |percents: [u16; 4]| Weights::of_shards(percents.map(|percent| hundredths(percent * 100)).to_vec());
+    let mut release = Release::idle();
+    for (event, state, at_s, expected) in [
+        (Event::Start, State::Progressing, 0, [0, 0, 0, 0]),
+        (Event::Elapsed(seconds(330)), State::Progressing, 330, [100, 10, 0, 0]),
+        (Event::SetShardWeight { shard: 3, weight: weight(20.0) }, State::Frozen, 330, [100, 10, 0, 20]),
+        (Event::Resume, State::Progressing, 330, [100, 10, 0, 20]),
+        (Event::Elapsed(seconds(30)), State::Progressing, 360, [100, 20, 0, 20]),
+        // Back to the first shard, whose turn it is again.
+        (Event::SetShardWeight { shard: 0, weight: weight(50.0) }, State::Frozen, 150, [50, 20, 0, 20]),
+        (Event::Resume, State::Progressing, 150, [50, 20, 0, 20]),
+        (Event::Elapsed(seconds(150)), State::Progressing, 300, [100, 20, 0, 20]),
+        (Event::Elapsed(seconds(900)), State::Promoted, 1200, [100, 100, 100, 100]),
+    ] {
+        release = super::step(plan, &release, event).expect("fits");
+        let found = (release.state, release.schedule_time, &release.weights);
+        assert_eq!(found, (state, seconds(at_s), &weights(expected)), "{event:?}");
     }
 }
 
@@ -160,6 +292,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Freeze),
         2 => Just(Event::Resume),
         1 => (0..=10_000u16).prop_map(|weight| Event::SetWeight(hundredths(weight))),
+        1 => (0..4usize, 0..=10_000u16).prop_map(|(shard, weight)| Event::SetShardWeight { shard, weight: hundredths(weight) }),
         1 => Just(Event::Rollback),
         1 => Just(Event::Promote),
     ]
@@ -171,42 +304,60 @@ fn any_plan() -> impl Strategy<Value = Schedule> {
 
 proptest! {
     #[test]
-    fn whatever_happens_these_hold(schedule in any_plan(), events in prop::collection::vec(any_event(), 1..60)) {
+    fn whatever_happens_these_hold(schedule in any_plan(), one_by_one in any::<bool>(), events in prop::collection::vec(any_event(), 1..60)) {
+        let order = if one_by_one { Order::OneByOne } else { Order::Together };
+        let plan = Plan { order, ..together(&schedule) };
+        let step = |before: &Release, event| super::step(plan, before, event);
         let mut before = Release::idle();
         for event in events {
-            let Ok(after) = step(&schedule, &before, event) else {
+            let Ok(after) = step(&before, event) else {
                 // A refused command changes nothing; and these are never refused.
                 prop_assert!(matches!(event, Event::Start | Event::Freeze | Event::Resume));
                 continue;
             };
-            prop_assert!(after.weight <= Weight::FULL);
+            prop_assert!(after.weights.at_most(&Weights::FULL));
             prop_assert!(!after.reason.is_empty());
             match event {
                 Event::Elapsed(_) if before.state != State::Progressing => prop_assert_eq!(&after, &before),
                 Event::Elapsed(_) | Event::Resume => {
-                    prop_assert!(after.weight >= before.weight, "no jump down");
+                    prop_assert!(before.weights.at_most(&after.weights), "no jump down");
+                    let most = before.weights.max(&Weights::equal(schedule.first_weight()));
+                    prop_assert!(event != Event::Resume || after.weights.at_most(&most), "no jump up");
                     prop_assert!(after.schedule_time >= before.schedule_time || event == Event::Resume);
                 }
-                Event::Freeze => prop_assert_eq!((after.weight, after.schedule_time), (before.weight, before.schedule_time)),
-                Event::Start => prop_assert_eq!(after.weight, schedule.first_weight()),
-                Event::SetWeight(weight) => prop_assert_eq!(after.weight, weight),
-                Event::Rollback => prop_assert_eq!((after.state, after.weight), (State::RolledBack, Weight::ZERO)),
-                Event::Promote => prop_assert_eq!((after.state, after.weight), (State::Promoted, Weight::FULL)),
+                Event::Freeze => {
+                    prop_assert_eq!((&after.weights, after.schedule_time), (&before.weights, before.schedule_time));
+                }
+                Event::Start => prop_assert!(Weights::equal(schedule.first_weight()).at_most(&after.weights)),
+                Event::SetWeight(weight) => prop_assert_eq!(&after.weights, &Weights::equal(weight)),
+                Event::SetShardWeight { shard, weight } => {
+                    for each in 0..4 {
+                        let expected = if each == shard { weight } else { before.weights.of(each) };
+                        prop_assert_eq!(after.weights.of(each), expected);
+                    }
+                }
+                Event::Rollback => prop_assert_eq!((after.state, &after.weights), (State::RolledBack, &Weights::ZERO)),
+                Event::Promote => prop_assert_eq!((after.state, &after.weights), (State::Promoted, &Weights::FULL)),
             }
             match after.state {
-                State::Idle | State::RolledBack => prop_assert_eq!(after.weight, Weight::ZERO),
-                State::Promoted => prop_assert_eq!(after.weight, Weight::FULL),
+                State::Idle | State::RolledBack => prop_assert_eq!(&after.weights, &Weights::ZERO),
+                State::Promoted => prop_assert_eq!(&after.weights, &Weights::FULL),
                 State::Progressing if schedule != Schedule::Manual => {
-                    prop_assert_eq!(after.weight, schedule.weight_at(after.schedule_time));
-                    prop_assert!(Some(after.schedule_time) < schedule.duration());
+                    // Above the plan only within a period: where a person has set it there.
+                    prop_assert!(plan.weights_at(after.schedule_time).at_most(&after.weights));
+                    let next = plan.next_change(after.schedule_time);
+                    // A shard ahead of the plan waits for it; else each change raises something.
+                    let waits = after.weights.differing().is_some();
+                    prop_assert!(waits || next.is_none_or(|(_, next)| !next.at_most(&after.weights)), "{:?}", after);
+                    prop_assert!(Some(after.schedule_time) < plan.duration());
                 }
-                State::Paused => prop_assert!(after.weight < Weight::FULL),
+                State::Paused => prop_assert!(after.weights != Weights::FULL),
                 State::Progressing | State::Frozen => {}
             }
-            let rolled_back = step(&schedule, &after, Event::Rollback).expect("from every state");
-            prop_assert_eq!((rolled_back.state, rolled_back.weight), (State::RolledBack, Weight::ZERO));
+            let rolled_back = step(&after, Event::Rollback).expect("from every state");
+            prop_assert_eq!((rolled_back.state, rolled_back.weights), (State::RolledBack, Weights::ZERO));
             // Commands given twice do no more than given once.
-            if let (false, Ok(again)) = (matches!(event, Event::Elapsed(_)), step(&schedule, &after, event)) {
+            if let (false, Ok(again)) = (matches!(event, Event::Elapsed(_)), step(&after, event)) {
                 prop_assert_eq!(again, after.clone());
             }
             before = after;
@@ -228,15 +379,31 @@ proptest! {
         let plain = run(&[Event::Start, elapsed(before)]).expect("fits");
         if plain.state == State::Progressing {
             let stopped = run(&[Event::Start, elapsed(before), Event::Freeze, elapsed(frozen), Event::Resume]).expect("fits");
-            prop_assert_eq!((stopped.weight, stopped.schedule_time), (plain.weight, plain.schedule_time));
+            prop_assert_eq!((stopped.weights, stopped.schedule_time), (plain.weights, plain.schedule_time));
         }
     }
 
     #[test]
-    fn a_take_over_never_raises_the_weight(schedule in any_plan(), state in 0..6usize, at_ms in any::<u32>(), stored in 0..=10_000u16, same in any::<bool>(), kernel in 0..=10_000u16) {
+    fn a_take_over_never_raises_a_weight(
+        schedule in any_plan(),
+        state in 0..6usize,
+        at_ms in any::<u32>(),
+        stored in any_weights(4),
+        raised_from in prop::option::of(any_weights(4)),
+        same in any::<[bool; 2]>(),
+        kernel in any_weights(4),
+    ) {
         let state = State::ALL[state];
-        let release = Release { state, schedule_time: Duration::from_millis(at_ms.into()), weight: hundredths(stored), reason: "as given".to_owned() };
-        let found = take_over(&schedule, release, same, Some(hundredths(kernel)));
-        prop_assert!(found.weight <= hundredths(kernel).min(hundredths(stored)));
+        let release = Release { state, schedule_time: Duration::from_millis(at_ms.into()), weights: stored.clone(), reason: "as given".to_owned() };
+        let [same_schedule, same_shards] = same.map(Same::when);
+        let left = Left { stored: release, raised_from: raised_from.clone(), kernel: Some(kernel.clone()), schedule: same_schedule, shards: same_shards };
+        let found = take_over(together(&schedule), left);
+        prop_assert!(found.weights.at_most(&kernel.min(&stored)));
+        if found.state == State::Progressing && kernel != stored && same_shards == Same::Yes {
+            for shard in (0..4).filter(|&shard| kernel.of(shard) != stored.of(shard)) {
+                let from = raised_from.as_ref().map(|from| from.of(shard));
+                prop_assert!(from == Some(kernel.of(shard)) && kernel.of(shard) != Weight::ZERO);
+            }
+        }
     }
 }
