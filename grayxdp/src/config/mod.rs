@@ -4,6 +4,7 @@
 //! expected and what to do, and all errors of a file are reported together.
 
 mod agent;
+mod health;
 mod network;
 mod problems;
 mod release;
@@ -20,6 +21,7 @@ use std::{
 use grayxdp_common::ids::Version;
 
 pub use self::agent::{BPFFS_DEFAULT, SOCKET_DEFAULT};
+pub use self::health::{Check, HealthCheck, StatusRange};
 pub use self::problems::{ConfigError, ConfigErrors};
 use self::{
     problems::Problems,
@@ -96,6 +98,8 @@ pub struct ServiceConfig {
     pub v2: Pool,
     /// How v2's weight is to move.
     pub schedule: Schedule,
+    /// How the backends are checked; `None` if they are not.
+    pub health: Option<HealthCheck>,
 }
 
 impl ServiceConfig {

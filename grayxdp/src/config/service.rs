@@ -10,14 +10,27 @@ use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
 use super::{
-    Backend, Key, Mode, Pool, Protocol, ServiceConfig, release,
+    Backend, HealthCheck, Key, Mode, Pool, Protocol, ServiceConfig, health, release,
     section::{Item, Section},
     value,
 };
 use crate::decide::schedule::Schedule;
 
-pub(super) const KEYS: &[&str] =
-    &["name", "vip", "port", "protocol", "mode", "key", "shards", "hash_seed", "udp_idle", "v1", "v2", "release"];
+pub(super) const KEYS: &[&str] = &[
+    "name",
+    "vip",
+    "port",
+    "protocol",
+    "mode",
+    "key",
+    "shards",
+    "hash_seed",
+    "udp_idle",
+    "v1",
+    "v2",
+    "release",
+    "health",
+];
 
 const MODE_DEFAULT: Mode = Mode::Nat;
 const KEY_DEFAULT: Key = Key::SourceIp;
@@ -40,6 +53,7 @@ pub(super) struct RawService {
     pub(super) v1: RawPool,
     pub(super) v2: RawPool,
     schedule: Option<Schedule>,
+    health: Option<Option<HealthCheck>>,
 }
 
 /// The backends of a version as far as they could be read.
@@ -74,6 +88,7 @@ pub(super) fn read(section: &Section<'_>) -> RawService {
             Some(item) => release::read(&item.section(release::KEYS)),
             None => Some(Schedule::Manual),
         },
+        health: health::read(section, protocol.as_ref().map(Spanned::get_ref)),
         protocol,
     }
 }
@@ -142,6 +157,7 @@ impl RawService {
             v1: self.v1.into_config()?,
             v2: self.v2.into_config()?,
             schedule: self.schedule?,
+            health: self.health?,
         })
     }
 }

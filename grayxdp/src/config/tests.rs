@@ -85,6 +85,7 @@ fn the_example_means_this() {
             step: weight(10.0),
             every: Duration::from_secs(30),
         },
+        health: None,
     };
     let agent = AgentConfig {
         interfaces: vec!["eth0".to_owned(), "eth1".to_owned()],
