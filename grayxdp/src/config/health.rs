@@ -257,9 +257,12 @@ mod tests {
         }
     }
 
+    /// Protocol and table; then line and column of the only error, and parts of its text.
+    type Case = (&'static str, &'static str, (usize, usize), &'static [&'static str]);
+
     #[test]
     fn each_error_has_a_place_and_says_what_to_do() {
-        let in_line: &[(&str, &str, (usize, usize), &[&str])] = &[
+        let cases: &[Case] = &[
             ("tcp", "", (11, 1), &["`check` is missing in `health` of service `web`", "add `check = \"tcp\"`"]),
             ("tcp", "check = \"htp\"", (12, 9), &["one of `tcp`, `http`", "found `\"htp\"`", "did you mean"]),
             ("tcp", "check = \"tcp\"\nevry = \"2s\"", (13, 1), &["unknown key `evry`", "did you mean `every`?"]),
@@ -296,7 +299,7 @@ mod tests {
             ("udp", "check = \"http\"\nport = \"a\"", (13, 8), &["a port from 1 to 65535"]),
         ];
         let mut wrong = Vec::new();
-        for (protocol, health, place, parts) in in_line {
+        for (protocol, health, place, parts) in cases {
             let errors = parse(protocol, health).expect_err(health);
             let [error] = errors.errors() else { panic!("{health}: one error, found\n{errors}") };
             let whole = format!("{}; {}", error.message, error.help);
