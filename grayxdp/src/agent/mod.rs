@@ -8,6 +8,7 @@ mod api;
 mod exporter;
 #[cfg(test)]
 mod fake_kernel;
+pub mod health;
 mod journal;
 mod kernel;
 pub mod next_hops;

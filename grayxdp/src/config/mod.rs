@@ -5,6 +5,7 @@
 
 mod agent;
 mod mode;
+mod health;
 mod network;
 mod pins;
 mod problems;
@@ -25,6 +26,7 @@ use grayxdp_common::ids::Version;
 
 pub use self::agent::{BPFFS_DEFAULT, SOCKET_DEFAULT};
 pub use self::mode::Mode;
+pub use self::health::{Check, HealthCheck, StatusRange};
 pub use self::problems::{ConfigError, ConfigErrors};
 pub use self::service::{BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, BackendAddressError};
 pub use self::timeouts::Timeouts;
@@ -136,6 +138,8 @@ pub struct ServiceConfig {
     pub order: Order,
     /// What a rollback does to v2's open connections.
     pub on_rollback: OnRollback,
+    /// How the backends are checked; `None` if they are not.
+    pub health: Option<HealthCheck>,
 }
 
 /// Sizes that the tables of backends may have, in slots; primes. About 100 slots a backend keep each backend's share

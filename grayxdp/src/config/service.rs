@@ -10,7 +10,8 @@ use sha2::{Digest as _, Sha256};
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    Backend, Key, MAGLEV_SLOTS, ModeKind, Pool, Protocol, ServiceConfig, Timeouts, WhenEmpty,
+    Backend, HealthCheck, Key, MAGLEV_SLOTS, ModeKind, Pool, Protocol, ServiceConfig, Timeouts, WhenEmpty,
+    health,
     mode::{self, RawMode},
     pins, release,
     section::{Item, Section},
@@ -42,6 +43,7 @@ pub(super) const KEYS: &[&str] = &[
     "v1",
     "v2",
     "release",
+    "health",
 ];
 
 const MODE_DEFAULT: ModeKind = ModeKind::Nat;
@@ -71,6 +73,7 @@ pub(super) struct RawService {
     pub(super) v1: RawPool,
     pub(super) v2: RawPool,
     release: Option<release::Release>,
+    health: Option<Option<HealthCheck>>,
 }
 
 /// The backends of a version as far as they could be read.
@@ -113,6 +116,7 @@ pub(super) fn read(section: &Section<'_>) -> RawService {
             Some(item) => release::read(&item.section(release::KEYS)),
             None => Some(release::Release::default()),
         },
+        health: health::read(section, protocol.as_ref().map(Spanned::get_ref)),
         name,
         vip,
         port,
@@ -227,6 +231,7 @@ impl RawService {
             schedule: release.schedule,
             order: release.order,
             on_rollback: release.on_rollback,
+            health: self.health?,
         })
     }
 }

@@ -92,6 +92,7 @@ fn the_example_means_this() {
         },
         order: Order::Together,
         on_rollback: OnRollback::Keep,
+        health: None,
     };
     let agent = AgentConfig {
         interfaces: vec!["eth0".to_owned(), "eth1".to_owned()],

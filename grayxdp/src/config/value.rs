@@ -148,7 +148,7 @@ pub(super) fn timeout(value: &DeValue<'_>) -> Result<Duration, Wrong> {
     Err(Wrong::new("a duration in whole seconds from 1s to 8h", "write a duration such as \"60s\""))
 }
 
-fn duration(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, Wrong> {
     let duration = value.as_str().and_then(|text| humantime::parse_duration(text).ok());
     duration.ok_or_else(|| {
         let help = match value {
