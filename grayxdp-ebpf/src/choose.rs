@@ -2,9 +2,7 @@
 
 use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId, ShardId, Version},
-    layout::{
-        Address, BackendEntry, METHOD_RANDOM, METHOD_RANGE, SERVICE_CIDR_PINS, SERVICE_DSCP_PINS, ServiceEntry,
-    },
+    layout::{Address, BackendEntry, METHOD_RANDOM, METHOD_RANGE, SERVICE_CIDR_PINS, SERVICE_DSCP_PINS, ServiceEntry},
     verdict::Verdict,
     weight::KeyHash,
 };

@@ -13,8 +13,8 @@
 use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId},
     layout::{
-        Address, Control, Endpoint, FLOW_UDP, FlowBucket, FlowEntry, FlowHash, FlowOwner, FlowSeen, FlowState, SEEN_FIN,
-        SEEN_PACKET, SEEN_RST, SEEN_SEGMENT, flow_tick,
+        Address, Control, Endpoint, FLOW_UDP, FlowBucket, FlowEntry, FlowHash, FlowOwner, FlowSeen, FlowState,
+        SEEN_FIN, SEEN_PACKET, SEEN_RST, SEEN_SEGMENT, long_flow_tick,
     },
     limits::FLOW_ENTRIES_PER_BUCKET,
 };
@@ -48,7 +48,8 @@ pub(crate) struct Place {
     bucket: *mut FlowBucket,
     bucket_index: u32,
     hash: FlowHash,
-    now_tick: u16,
+    /// In flow ticks that do not wrap.
+    pub(crate) now: u32,
 }
 
 /// A flow's entry, as it was a moment ago.
@@ -73,7 +74,13 @@ impl Place {
         let hash = FlowHash::new(control.flow_key, client, client_port, service);
         let bucket_index = hash.bucket(control.flow_buckets);
         let bucket = maps::flow_bucket(bucket_index)?;
-        Some(Self { control, bucket, bucket_index, hash, now_tick: now_tick() })
+        Some(Self { control, bucket, bucket_index, hash, now: now() })
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "entries hold ticks that wrap")]
+    fn now_tick(&self) -> u16 {
+        self.now as u16
     }
 
     /// The flow's entry.
@@ -102,7 +109,7 @@ impl Place {
     pub(crate) fn is_expired(&self, found: &Found, udp_idle_ticks: u16) -> bool {
         let mut limits = self.control.idle_ticks;
         limits.udp = udp_idle_ticks;
-        found.seen.is_expired(self.now_tick, &limits)
+        found.seen.is_expired(self.now_tick(), &limits)
     }
 
     /// Notes a packet of the flow.
@@ -133,9 +140,9 @@ impl Place {
     /// A line that two CPUs share is written at most once a tick: with every packet it would cost more than all else.
     #[inline(always)]
     fn touch(&self, found: &Found) {
-        if found.seen.last_tick != self.now_tick {
+        if found.seen.last_tick != self.now_tick() {
             // SAFETY: a field of a map's value, aligned; a plain store of 16 bits.
-            unsafe { (&raw mut (*found.entry).seen.last_tick).write_volatile(self.now_tick) };
+            unsafe { (&raw mut (*found.entry).seen.last_tick).write_volatile(self.now_tick()) };
         }
     }
 
@@ -158,7 +165,8 @@ impl Place {
         let mut at = 0;
         while at < FLOW_ENTRIES_PER_BUCKET {
             let owner = self.owner(at);
-            let score = if owner.backend().is_none() { EMPTY_SCORE } else { self.score(load_seen(self.entry(at).entry)) };
+            let score =
+                if owner.backend().is_none() { EMPTY_SCORE } else { self.score(load_seen(self.entry(at).entry)) };
             if score > best_score {
                 best_owner = owner;
                 best_score = score;
@@ -196,10 +204,10 @@ impl Place {
     fn score(&self, seen: FlowSeen) -> u32 {
         const GIVEN_UP: u32 = 1 << 20;
         let state = seen.state();
-        if state == FlowState::Closing || seen.is_expired(self.now_tick, &self.control.idle_ticks) {
+        if state == FlowState::Closing || seen.is_expired(self.now_tick(), &self.control.idle_ticks) {
             GIVEN_UP
         } else if state == FlowState::HalfOpen {
-            u32::from(seen.idle_ticks(self.now_tick)) + 1
+            u32::from(seen.idle_ticks(self.now_tick())) + 1
         } else {
             0
         }
@@ -213,7 +221,7 @@ impl Place {
         if before != found.owner.0 {
             return None;
         }
-        let seen = FlowSeen { last_tick: self.now_tick, ..seen };
+        let seen = FlowSeen { last_tick: self.now_tick(), ..seen };
         // SAFETY: an aligned word of a map's value.
         unsafe { seen_word(found.entry).write_volatile(seen.to_word()) };
         Some(Found { owner, seen, ..found })
@@ -256,7 +264,7 @@ pub(crate) fn entry_at(control: &'static Control, index: u32) -> Option<(Place, 
     const ENTRIES: u32 = FLOW_ENTRIES_PER_BUCKET as u32;
     let bucket_index = index / ENTRIES;
     let bucket = maps::flow_bucket(bucket_index)?;
-    let place = Place { control, bucket, bucket_index, hash: FlowHash(0), now_tick: now_tick() };
+    let place = Place { control, bucket, bucket_index, hash: FlowHash(0), now: now() };
     let at = (index % ENTRIES) as usize;
     let owner = place.owner(at);
     let found = place.entry(at);
@@ -349,7 +357,8 @@ fn store_flags(entry: *mut FlowEntry, side: Side, flags: u8) {
     }
 }
 
+/// The present moment, in flow ticks that do not wrap.
 #[inline(always)]
-fn now_tick() -> u16 {
-    flow_tick(helpers::coarse_clock_ns())
+pub(crate) fn now() -> u32 {
+    long_flow_tick(helpers::coarse_clock_ns())
 }

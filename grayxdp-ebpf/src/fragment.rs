@@ -13,8 +13,7 @@ use grayxdp_common::{
 
 use crate::{
     count::{self, Meeting, Passage},
-    encapsulate,
-    maps,
+    encapsulate, flow, maps,
     outcome::Outcome,
     packet::Packet,
     parse::{self, ETHERTYPE_IPV4, IPV4_LEN, IPV6_LEN, IpHeader, Network},
@@ -135,11 +134,12 @@ fn send(
         ip_len: fragment.ip_len.saturating_add(overhead),
         traffic_class: fragment.traffic_class,
         protocol: fragment.protocol,
+        now: flow::now(),
     };
     let way = if entry.is_reply != 0 {
         route::to_client(context, control, &departure)
     } else {
-        route::to_backend(context, &backend.next_hop, &departure)
+        route::to_backend(context, control, &backend.next_hop, &departure)
     };
     let way = way.passable()?;
     if service.mode == MODE_DSR && !way.is_own() {

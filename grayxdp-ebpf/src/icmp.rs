@@ -11,13 +11,13 @@ use grayxdp_common::{
 
 use crate::{
     choose::{self, Newcomer},
-    count,
-    encapsulate,
+    count, encapsulate,
     flow::{self, Place},
     outcome::{Outcome, next},
     packet::{Packet, Window},
     parse::{
-        self, ETHERTYPE_IPV4, IPV4_LEN, IPV6_LEN, IpHeader, Network, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP,
+        self, ETHERTYPE_IPV4, IPV4_LEN, IPV6_LEN, IpHeader, Network, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP,
+        PROTOCOL_UDP,
     },
     reply, request,
     rewrite::{self, End},
@@ -189,8 +189,7 @@ fn echo(control: &Control, packet: Packet, message: &Message) -> Outcome {
 fn answer(packet: Packet, message: &Message) -> Option<()> {
     rewrite::address(packet, message.ip, End::Source, &message.source, &message.destination)?;
     rewrite::address(packet, message.ip, End::Destination, &message.destination, &message.source)?;
-    let [old, new] =
-        if message.ip.is_v4 { [ECHO_REQUEST, ECHO_REPLY] } else { [ECHO_REQUEST_V6, ECHO_REPLY_V6] };
+    let [old, new] = if message.ip.is_v4 { [ECHO_REQUEST, ECHO_REPLY] } else { [ECHO_REQUEST_V6, ECHO_REPLY_V6] };
     let icmp = message.icmp(packet)?;
     icmp.set_u16::<0>(new);
     icmp.set_u16::<2>(ChecksumDelta::ZERO.half(old, new).apply(icmp.u16::<2>()));
@@ -224,9 +223,8 @@ fn quote(packet: Packet, message: &Message, quote: &mut Quote) -> Option<()> {
         true => {
             let header = packet.window::<IPV4_LEN>(message.body)?;
             let header_len = usize::from(header.u8::<0>() & 0x0f) * 4;
-            let is_right = header.u8::<0>() >> 4 == 4
-                && header_len >= IPV4_LEN
-                && header.u16::<6>() & 0x1fff_u16.to_be() == 0;
+            let is_right =
+                header.u8::<0>() >> 4 == 4 && header_len >= IPV4_LEN && header.u16::<6>() & 0x1fff_u16.to_be() == 0;
             if !is_right {
                 return None;
             }
@@ -280,8 +278,7 @@ fn send_to_backend(
     let (backend_id, backend) = match found.and_then(|found| known(found.backend()?, service)) {
         Some(known) => known,
         None => {
-            let newcomer =
-                Newcomer { client: client.address, client_port: client.port, dscp: 0, is_beginning: false };
+            let newcomer = Newcomer { client: client.address, client_port: client.port, dscp: 0, is_beginning: false };
             let choice = choose::backend_for_new_flow(service, newcomer)?;
             (choice.id, choice.backend)
         }
@@ -289,7 +286,7 @@ fn send_to_backend(
     let is_wrapped = service.mode == MODE_IPIP;
     let overhead = if is_wrapped { encapsulate::overhead(&backend.endpoint.address) } else { 0 };
     let departure = departure(message, message.source, backend.endpoint.address, overhead);
-    let way = route::to_backend(context, &backend.next_hop, &departure).passable()?;
+    let way = route::to_backend(context, control, &backend.next_hop, &departure).passable()?;
     if service.mode == MODE_DSR && !way.is_own() {
         return Err(route::too_far(way.verdict));
     }
@@ -358,6 +355,7 @@ fn departure(message: &Message, source: Address, destination: Address, overhead:
         ip_len: message.ip_len.saturating_add(overhead),
         traffic_class: message.traffic_class,
         protocol: if destination.is_v4() { PROTOCOL_ICMP } else { PROTOCOL_ICMPV6 },
+        now: flow::now(),
     }
 }
 
@@ -413,8 +411,7 @@ fn readdress(
     new: &Address,
     quoted: ChecksumDelta,
 ) -> Result<(), Verdict> {
-    let addresses =
-        rewrite::address(packet, message.ip, end, old, new).ok_or(Verdict::DroppedRewriteFailed)?;
+    let addresses = rewrite::address(packet, message.ip, end, old, new).ok_or(Verdict::DroppedRewriteFailed)?;
     let delta = if message.ip.is_v4 { quoted } else { quoted.and(addresses) };
     let icmp = message.icmp(packet).ok_or(Verdict::DroppedRewriteFailed)?;
     icmp.set_u16::<2>(delta.apply(icmp.u16::<2>()));

@@ -176,8 +176,8 @@ extern "C" fn grayxdp_request(context: *mut xdp_md, parsed: *const Parsed, servi
     // SAFETY: as in `grayxdp_meet`.
     let Some(parsed) = (unsafe { parsed.as_ref() }) else { return nothing() };
     let id = ServiceId(service);
-    let Some(service) = maps::service(id) else { return nothing() };
-    request::forward(&XdpContext::new(context), parsed, id, service, Begun(begun)).raw()
+    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return nothing() };
+    request::forward(&XdpContext::new(context), control, parsed, id, service, Begun(begun)).raw()
 }
 
 /// A backend's packet. Returns an [`Outcome`].

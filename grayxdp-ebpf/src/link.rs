@@ -1,9 +1,6 @@
 //! The link header (Ethernet and VLAN tags), taken off and put in front again when the packet's start moves.
 
-use crate::{
-    packet::Packet,
-    parse::ETHERNET_LEN,
-};
+use crate::{packet::Packet, parse::ETHERNET_LEN};
 
 /// What lies in front of an IP header, but for the Ethernet type.
 #[derive(Clone, Copy)]

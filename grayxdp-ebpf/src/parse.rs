@@ -224,10 +224,8 @@ pub(crate) fn v4_header_len(packet: Packet, header: Window<IPV4_LEN>, ip_offset:
     let version_ihl = header.u8::<0>();
     let header_len = usize::from(version_ihl & 0x0f) * 4;
     let ip_len = usize::from(u16::from_be(header.u16::<2>()));
-    let is_right = version_ihl >> 4 == 4
-        && header_len >= IPV4_LEN
-        && ip_len >= header_len
-        && ip_offset + ip_len <= packet.len();
+    let is_right =
+        version_ihl >> 4 == 4 && header_len >= IPV4_LEN && ip_len >= header_len && ip_offset + ip_len <= packet.len();
     is_right.then_some(header_len)
 }
 
@@ -238,12 +236,8 @@ fn parse_v6(packet: Packet, ip_offset: usize, parsed: &mut Parsed) -> Result<(),
     if header.u8::<0>() >> 4 != 6 || ip_offset + IPV6_LEN + payload_len > packet.len() {
         return Err(Odd::IpHeader);
     }
-    let mut l4 = L4 {
-        protocol: header.u8::<6>(),
-        offset: ip_offset + IPV6_LEN,
-        len: payload_len,
-        is_first_fragment: false,
-    };
+    let mut l4 =
+        L4 { protocol: header.u8::<6>(), offset: ip_offset + IPV6_LEN, len: payload_len, is_first_fragment: false };
     if l4.protocol != PROTOCOL_TCP && l4.protocol != PROTOCOL_UDP {
         let chain = walk(packet, l4.protocol, l4.offset)?;
         if chain.is_later_fragment {

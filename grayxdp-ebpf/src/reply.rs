@@ -124,6 +124,7 @@ fn send(
         ip_len: parsed.ip_len,
         traffic_class: parsed.traffic_class,
         protocol: parsed.destination.protocol,
+        now: answered.place.now,
     };
     let way = route::to_client(context, control, &departure).passable()?;
     if way.verdict == Verdict::HandedTooBig && parsed.must_stay_whole {

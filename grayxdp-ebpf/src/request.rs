@@ -35,18 +35,15 @@ struct Target {
 
 /// The flow that a packet belongs to, as a [`Begun`]; or what to do next, or why it is dropped, as an [`Outcome`].
 #[inline(always)]
-pub(crate) fn meet(
-    control: &'static Control,
-    parsed: &Parsed,
-    id: ServiceId,
-    service: &'static ServiceEntry,
-) -> u64 {
+pub(crate) fn meet(control: &'static Control, parsed: &Parsed, id: ServiceId, service: &'static ServiceEntry) -> u64 {
     if let Some(verdict) = refusal(parsed, service) {
         return Outcome::of(verdict).for_service(id).raw();
     }
     let Some(place) = Place::of(control, id, parsed.source.address, parsed.source.port) else {
         return Outcome::of(Verdict::DroppedNoBackend).for_service(id).raw();
     };
+    let Some(now) = scratch::now() else { return next::BEGIN };
+    *now = place.now;
     let Some(found) = place.find() else { return next::BEGIN };
     let Some(id) = backend_of(&found, &place, parsed, service) else { return next::BEGIN };
     if found.seen.kind & FLOW_SEVER != 0 {
@@ -68,6 +65,7 @@ pub(crate) fn meet(
 #[inline(always)]
 pub(crate) fn forward(
     context: &XdpContext,
+    control: &Control,
     parsed: &Parsed,
     id: ServiceId,
     service: &'static ServiceEntry,
@@ -82,7 +80,7 @@ pub(crate) fn forward(
         let Some(source) = scratch::source() else { return Outcome::of(Verdict::DroppedNoSourcePort) };
         target.source = *source;
     }
-    let outcome = match send(context, parsed, (id, service), &target) {
+    let outcome = match send(context, control, parsed, (id, service), &target) {
         Ok(way) if service.mode == MODE_IPIP && way.verdict != Verdict::AnsweredTooBig => way.outcome().wrapped(),
         Ok(way) => way.outcome(),
         Err(verdict) => Outcome::of(verdict),
@@ -239,12 +237,8 @@ extern "C" fn grayxdp_enter(parsed: *const Parsed, service: u32, backend: u32) -
 #[inline(always)]
 pub(crate) fn begin(parsed: &Parsed, id: ServiceId, service: &'static ServiceEntry) -> Begun {
     let is_beginning = matches!(parsed.step, Step::Syn | Step::Datagram);
-    let newcomer = Newcomer {
-        client: parsed.source.address,
-        client_port: parsed.source.port,
-        dscp: parsed.dscp(),
-        is_beginning,
-    };
+    let newcomer =
+        Newcomer { client: parsed.source.address, client_port: parsed.source.port, dscp: parsed.dscp(), is_beginning };
     let choice = match choose::backend_for_new_flow(service, newcomer) {
         Ok(choice) => choice,
         Err(verdict) => return Begun::refused(verdict),
@@ -277,6 +271,7 @@ pub(crate) fn begin(parsed: &Parsed, id: ServiceId, service: &'static ServiceEnt
 #[inline(always)]
 fn send(
     context: &XdpContext,
+    control: &Control,
     parsed: &Parsed,
     (service_id, service): (ServiceId, &ServiceEntry),
     target: &Target,
@@ -289,8 +284,9 @@ fn send(
         ip_len: parsed.ip_len.saturating_add(overhead),
         traffic_class: parsed.traffic_class,
         protocol: parsed.destination.protocol,
+        now: scratch::now().map_or(u32::MAX, |now| *now),
     };
-    let way = route::to_backend(context, &backend.next_hop, &departure).passable()?;
+    let way = route::to_backend(context, control, &backend.next_hop, &departure).passable()?;
     if way.verdict == Verdict::HandedTooBig && parsed.must_stay_whole {
         return too_big::answer(context, way.mtu.saturating_sub(overhead));
     }
@@ -312,13 +308,7 @@ fn send(
 
 /// Addresses and ports as the mode has them; hop limit and MAC addresses where the program sends the packet itself.
 #[inline(always)]
-fn rewrite(
-    context: &XdpContext,
-    parsed: &Parsed,
-    service: &ServiceEntry,
-    target: &Target,
-    way: &Way,
-) -> Option<()> {
+fn rewrite(context: &XdpContext, parsed: &Parsed, service: &ServiceEntry, target: &Target, way: &Way) -> Option<()> {
     let packet = Packet::new(context);
     if service.mode == MODE_NAT || service.mode == MODE_FULL_NAT {
         rewrite::endpoint(packet, parsed, End::Destination, &target.backend.endpoint)?;

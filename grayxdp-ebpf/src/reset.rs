@@ -16,7 +16,7 @@ use grayxdp_common::{
 
 use crate::{
     count,
-    flow::{Found, Place, Side},
+    flow::{self, Found, Place, Side},
     helpers, maps,
     outcome::Outcome,
     packet::Packet,
@@ -145,8 +145,7 @@ impl Segment {
         let payload_len = end.checked_sub(tcp_offset + header_len)?;
         let flags = parsed.tcp_flags;
         #[expect(clippy::cast_possible_truncation, reason = "a length within a packet")]
-        let sequence_len =
-            payload_len as u32 + u32::from(flags & TCP_SYN != 0) + u32::from(flags & TCP_FIN != 0);
+        let sequence_len = payload_len as u32 + u32::from(flags & TCP_SYN != 0) + u32::from(flags & TCP_FIN != 0);
         Some(Self {
             flags,
             sequence: u32::from_be(tcp.u32::<4>()),
@@ -167,12 +166,7 @@ impl Segment {
 
 /// To the end that the segment was for: as if its sender had sent a RST instead.
 #[inline(always)]
-fn send_on(
-    context: &XdpContext,
-    control: &Control,
-    segment: &Segment,
-    onwards: &Onwards,
-) -> Option<Outcome> {
+fn send_on(context: &XdpContext, control: &Control, segment: &Segment, onwards: &Onwards) -> Option<Outcome> {
     let packet = Packet::new(context);
     let flags = TCP_RST | segment.flags & TCP_ACK;
     let acknowledged = if flags & TCP_ACK != 0 { segment.acknowledged } else { 0 };
@@ -188,11 +182,12 @@ fn send_on(
         ip_len: rst.ip_len,
         traffic_class: rst.traffic_class,
         protocol: onwards.destination.protocol,
+        now: flow::now(),
     };
     let way = if onwards.hop.interface == 0 {
         route::to_client(context, control, &departure)
     } else {
-        route::to_backend(context, &onwards.hop, &departure)
+        route::to_backend(context, control, &onwards.hop, &departure)
     };
     if !way.is_own() {
         // The kernel sends it; it counts as what the kernel was asked to do, and is tried again with the next packet.
@@ -222,13 +217,7 @@ fn send_back(context: &XdpContext, segment: &Segment) -> Option<Outcome> {
 
 /// Makes the packet, whose end has been cut to a bare TCP header, a RST between the same ends.
 #[inline(always)]
-fn write(
-    packet: Packet,
-    segment: &Segment,
-    sequence: u32,
-    acknowledged: u32,
-    flags: u8,
-) -> Option<&'static Parsed> {
+fn write(packet: Packet, segment: &Segment, sequence: u32, acknowledged: u32, flags: u8) -> Option<&'static Parsed> {
     let tcp = packet.window::<TCP_LEN>(segment.tcp_offset)?;
     tcp.set_u32::<4>(sequence.to_be());
     tcp.set_u32::<8>(acknowledged.to_be());

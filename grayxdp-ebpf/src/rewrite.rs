@@ -52,13 +52,7 @@ pub(crate) fn udp_checksum(old: u16, delta: ChecksumDelta) -> u16 {
 /// Gives one end of the packet another address, IPv4's header checksum included. Returns what the transport checksum's
 /// pseudo-header changes by.
 #[inline(always)]
-pub(crate) fn address(
-    packet: Packet,
-    ip: IpHeader,
-    end: End,
-    old: &Address,
-    new: &Address,
-) -> Option<ChecksumDelta> {
+pub(crate) fn address(packet: Packet, ip: IpHeader, end: End, old: &Address, new: &Address) -> Option<ChecksumDelta> {
     Some(match ip.network(packet)? {
         Network::V4(header) => {
             let word = new.v4_word();

@@ -47,6 +47,8 @@ pub(crate) struct Departure {
     /// DSCP and ECN.
     pub(crate) traffic_class: u8,
     pub(crate) protocol: u8,
+    /// The present moment, in flow ticks that do not wrap.
+    pub(crate) now: u32,
 }
 
 impl Way {
@@ -87,8 +89,8 @@ pub(crate) fn too_far(verdict: Verdict) -> Verdict {
 
 /// The way to a backend.
 #[inline(always)]
-pub(crate) fn to_backend(context: &XdpContext, hop: &NextHop, departure: &Departure) -> Way {
-    match known(context, hop, departure.ip_len) {
+pub(crate) fn to_backend(context: &XdpContext, control: &Control, hop: &NextHop, departure: &Departure) -> Way {
+    match known(context, control, hop, departure) {
         Some(way) => way,
         None => ask_kernel(context, departure),
     }
@@ -108,7 +110,7 @@ pub(crate) fn to_client(context: &XdpContext, control: &Control, departure: &Dep
         if route.covers(&departure.destination) {
             let nth = helpers::opaque(nth as usize, u64::from(routes)) as u32 & (ROUTES_MAX - 1);
             if let Some(route) = maps::route(first + nth)
-                && let Some(way) = known(context, &route.next_hop, departure.ip_len)
+                && let Some(way) = known(context, control, &route.next_hop, departure)
             {
                 return way;
             }
@@ -120,11 +122,11 @@ pub(crate) fn to_client(context: &XdpContext, control: &Control, departure: &Dep
 }
 
 #[inline(always)]
-fn known(context: &XdpContext, hop: &NextHop, ip_len: u16) -> Option<Way> {
-    if hop.interface == 0 {
+fn known(context: &XdpContext, control: &Control, hop: &NextHop, departure: &Departure) -> Option<Way> {
+    if hop.interface == 0 || departure.now > control.hops_until {
         return None;
     }
-    if ip_len > hop.mtu {
+    if departure.ip_len > hop.mtu {
         return Some(Way::without_hop(Verdict::HandedTooBig, hop.mtu));
     }
     let verdict = if hop.interface == ingress(context) {

@@ -26,6 +26,7 @@ pub(crate) struct Scratch {
     tunnel: Tunnel,
     source: Endpoint,
     onwards: Onwards,
+    now: u32,
 }
 
 macro_rules! part {
@@ -67,6 +68,10 @@ part! {
 part! {
     /// For `reset.rs`.
     onwards: Onwards
+}
+part! {
+    /// When the packet came, in flow ticks that do not wrap; for `request.rs`.
+    now: u32
 }
 part! {
     /// The source that a request leaves with, for `request.rs`.

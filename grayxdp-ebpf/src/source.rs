@@ -49,13 +49,7 @@ pub(crate) extern "C" fn grayxdp_take_source(client: *mut Endpoint, service: u32
 }
 
 #[inline(always)]
-fn take(
-    control: &Control,
-    service: &ServiceEntry,
-    id: ServiceId,
-    client: Endpoint,
-    flow: &Found,
-) -> Option<Endpoint> {
+fn take(control: &Control, service: &ServiceEntry, id: ServiceId, client: Endpoint, flow: &Found) -> Option<Endpoint> {
     let ports = u32::from(control.source_port_count);
     let random = helpers::random();
     let nth = scale(random >> 16, u32::from(service.source_count));

@@ -75,9 +75,6 @@ impl Route {
         let [a, b, c, d] = address.words();
         let [mask_a, mask_b, mask_c, mask_d] = self.mask.words();
         let [net_a, net_b, net_c, net_d] = self.network.words();
-        (d ^ net_d) & mask_d == 0
-            && (c ^ net_c) & mask_c == 0
-            && (b ^ net_b) & mask_b == 0
-            && (a ^ net_a) & mask_a == 0
+        (d ^ net_d) & mask_d == 0 && (c ^ net_c) & mask_c == 0 && (b ^ net_b) & mask_b == 0 && (a ^ net_a) & mask_a == 0
     }
 }

@@ -24,8 +24,10 @@ pub struct Control {
     pub source_port_first: u16,
     /// `full-nat`: how many source ports an address has.
     pub source_port_count: u16,
-    /// Zero.
-    pub reserved: u32,
+    /// Until when (monotonic clock, in flow ticks that do not wrap) next hops and routes in the maps may be gone by. The
+    /// agent moves it on while it lives; afterwards the kernel is asked, for a neighbour's MAC address may have changed
+    /// with nobody there to notice.
+    pub hops_until: u32,
 }
 
 /// [`Control::trace_service`]: packets of all services, and of none.

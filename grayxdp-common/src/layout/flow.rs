@@ -13,6 +13,13 @@ use crate::{
 /// A flow tick is 2³⁰ ns, about 1.07 s: a shift where a division would cost on every packet.
 pub const FLOW_TICK_SHIFT: u32 = 30;
 
+/// The present flow tick, which does not wrap for 146 years.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "as said above")]
+pub const fn long_flow_tick(monotonic_ns: u64) -> u32 {
+    (monotonic_ns >> FLOW_TICK_SHIFT) as u32
+}
+
 /// The present flow tick. 16 bits wrap after 19.5 hours; time-outs are at most [`crate::limits::IDLE_TICKS_MAX`].
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "wraps, as said above")]

@@ -18,6 +18,7 @@ pub use self::{
     flow::{
         FLOW_ONE_SIDED, FLOW_SEVER, FLOW_TICK_SHIFT, FLOW_UDP, FlowBucket, FlowEntry, FlowHash, FlowOwner, FlowSeen,
         FlowState, IdleTicks, SEEN_FIN, SEEN_PACKET, SEEN_RST, SEEN_SEGMENT, SEEN_SEVERED, SourceSlot, flow_tick,
+        long_flow_tick,
     },
     fragment::{FragmentEntry, FragmentKey},
     owners::{Owner, OwnerBucket, OwnerSlot, Owners},

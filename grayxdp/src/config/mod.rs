@@ -4,8 +4,8 @@
 //! expected and what to do, and all errors of a file are reported together.
 
 mod agent;
-mod mode;
 mod health;
+mod mode;
 mod network;
 mod pins;
 mod problems;
@@ -25,8 +25,8 @@ use std::{
 use grayxdp_common::ids::Version;
 
 pub use self::agent::{BPFFS_DEFAULT, SOCKET_DEFAULT};
-pub use self::mode::Mode;
 pub use self::health::{Check, HealthCheck, StatusRange};
+pub use self::mode::Mode;
 pub use self::problems::{ConfigError, ConfigErrors};
 pub use self::service::{BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, BackendAddressError};
 pub use self::timeouts::Timeouts;

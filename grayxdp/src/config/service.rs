@@ -10,8 +10,7 @@ use sha2::{Digest as _, Sha256};
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    Backend, HealthCheck, Key, MAGLEV_SLOTS, ModeKind, Pool, Protocol, ServiceConfig, Timeouts, WhenEmpty,
-    health,
+    Backend, HealthCheck, Key, MAGLEV_SLOTS, ModeKind, Pool, Protocol, ServiceConfig, Timeouts, WhenEmpty, health,
     mode::{self, RawMode},
     pins, release,
     section::{Item, Section},

@@ -116,7 +116,7 @@ pub(super) fn fill(
         trace_service: TRACE_ALL,
         source_port_first: setup.source_ports.first,
         source_port_count: setup.source_ports.count,
-        reserved: 0,
+        hops_until: 0,
     });
     for (&index, &address) in &blueprint.sources.addresses {
         maps.set_source(index, address.into());

@@ -10,15 +10,17 @@ use std::{
 use grayxdp_common::{
     ids::{ShardId, Version},
     layout::{FLOW_TICK_SHIFT, IdleTicks},
-    limits::{IDLE_TICKS_MAX, MAGLEV_SLOTS},
+    limits::IDLE_TICKS_MAX,
 };
 
-use crate::config::{Backend, Config, Key, Pool, Protocol, ServiceConfig, XdpMode};
-
-const HALF_OPEN_IDLE: Duration = Duration::from_secs(30);
-const ESTABLISHED_IDLE: Duration = Duration::from_secs(2 * 3600);
-const CLOSING_IDLE: Duration = Duration::from_secs(10);
-const SOURCE_PORTS: SourcePorts = SourcePorts { first: 1024, count: 64_512 };
+use crate::{
+    cidr,
+    config::{self, Backend, Config, Key, Pool, Protocol, ServiceConfig, XdpMode},
+    decide::{
+        pin::{Pin, PinRule},
+        shards::Sharding,
+    },
+};
 
 /// The whole data plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,13 +219,16 @@ impl From<&Config> for Setup {
             bpffs: config.agent.bpffs.clone(),
             max_flows: config.agent.max_flows,
             idle: IdleTicks {
-                half_open: idle_ticks(HALF_OPEN_IDLE),
-                established: idle_ticks(ESTABLISHED_IDLE),
-                closing: idle_ticks(CLOSING_IDLE),
+                half_open: idle_ticks(config.timeouts.tcp_half_open),
+                established: idle_ticks(config.timeouts.tcp_established),
+                closing: idle_ticks(config.timeouts.tcp_closing),
                 // The longest of all: the program goes by each service's own.
                 udp: idle_ticks(udp_idle),
             },
-            source_ports: SOURCE_PORTS,
+            source_ports: SourcePorts {
+                first: config.agent.source_ports.first,
+                count: config.agent.source_ports.last - config.agent.source_ports.first + 1,
+            },
             services: config.services.iter().map(ServiceSetup::from).collect(),
         }
     }
@@ -236,19 +241,64 @@ impl From<&ServiceConfig> for ServiceSetup {
             vip: service.vip,
             port: service.port,
             protocol: service.protocol,
-            canary_port: None,
-            mode: match service.mode {
-                crate::config::Mode::Nat => ForwardMode::Nat,
-            },
+            canary_port: service.canary_port,
+            mode: ForwardMode::from(&service.mode),
             key: service.key,
             hash_key: service.hash_key,
-            shards: Shards::Hash { count: service.shard_count },
-            pins: PinRules::default(),
+            shards: match service.sharding {
+                Sharding::Hash => Shards::Hash { count: service.shard_count },
+                Sharding::Random => Shards::Random,
+                Sharding::Range { .. } => Shards::Range {
+                    count: service.shard_count,
+                    networks: service.shards().networks(service.vip).map(shard_network).collect(),
+                },
+            },
+            pins: PinRules::from(&*service.pins),
             udp_idle: service.udp_idle,
-            maglev_slots: MAGLEV_SLOTS,
-            when_empty: WhenEmpty::OtherVersion,
+            maglev_slots: service.maglev_slots,
+            when_empty: match service.when_empty {
+                config::WhenEmpty::OtherVersion => WhenEmpty::OtherVersion,
+                config::WhenEmpty::Drop => WhenEmpty::Drop,
+            },
             pools: [pool(&service.v1), pool(&service.v2)],
         }
+    }
+}
+
+fn shard_network((network, shard): (cidr::Network, usize)) -> (Network, ShardId) {
+    (network.into(), ShardId(u32::try_from(shard).unwrap_or(0)))
+}
+
+impl From<cidr::Network> for Network {
+    fn from(network: cidr::Network) -> Self {
+        Self { address: network.address(), prefix_len: network.prefix_len() }
+    }
+}
+
+impl From<&config::Mode> for ForwardMode {
+    fn from(mode: &config::Mode) -> Self {
+        match mode {
+            config::Mode::Nat => Self::Nat,
+            config::Mode::FullNat { source_addresses } => Self::FullNat { sources: source_addresses.clone() },
+            config::Mode::Dsr => Self::Dsr,
+            config::Mode::Ipip { outer_source, outer_source_v6 } => Self::Ipip {
+                outer_v4: Some(Network::from(*outer_source)),
+                outer_v6: Some(Network::from(*outer_source_v6)),
+            },
+        }
+    }
+}
+
+impl From<&[Pin]> for PinRules {
+    fn from(pins: &[Pin]) -> Self {
+        let mut rules = Self::default();
+        for pin in pins {
+            match pin.rule {
+                PinRule::Source(network) => rules.networks.push((network.into(), pin.version)),
+                PinRule::Dscp(value) => rules.dscp.push((value, pin.version)),
+            }
+        }
+        rules
     }
 }
 
