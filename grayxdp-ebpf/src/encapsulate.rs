@@ -1,6 +1,6 @@
 //! IP in IP (RFC 2003, RFC 2473, RFC 4213): an outer header in front of the packet.
 
-use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     csum::fold,
     layout::{Address, ServiceEntry},
@@ -38,7 +38,7 @@ pub(crate) struct Tunnel {
     macs: [u16; 6],
 }
 
-/// Plans the tunnel of a flow; `lib.rs` calls [`grayxdp_wrap`] at the end, with nothing else on the stack.
+/// Plans the tunnel of a flow; `lib.rs` has it put in front at the end, with nothing else on the stack.
 ///
 /// Outer source addresses differ from flow to flow within the service's prefix, for receivers spread what they get over
 /// their queues by the outer addresses alone.
@@ -65,17 +65,9 @@ fn low_bits(count: u32) -> u32 {
     if count >= 32 { u32::MAX } else { (1 << count) - 1 }
 }
 
-/// Puts the outer header of the planned tunnel in front. Zero where it was done.
-#[inline(never)]
-#[unsafe(no_mangle)]
-pub(crate) extern "C" fn grayxdp_wrap(context: *mut xdp_md) -> u64 {
-    let Some(tunnel) = scratch::tunnel() else { return 1 };
-    let context = XdpContext::new(context);
-    u64::from(try_wrap(&context, tunnel).is_none())
-}
-
+/// Puts the outer header of the planned tunnel in front.
 #[inline(always)]
-fn try_wrap(context: &XdpContext, tunnel: &Tunnel) -> Option<()> {
+pub(crate) fn wrap(context: &XdpContext, tunnel: &Tunnel) -> Option<()> {
     let packet = Packet::new(context);
     let (ip_offset, ethertype) = parse::ip_offset(packet)?;
     let mut link = LinkHeader::read(packet, ip_offset)?;

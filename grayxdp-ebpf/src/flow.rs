@@ -13,13 +13,14 @@
 use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId},
     layout::{
-        Address, Control, Endpoint, FLOW_UDP, FlowBucket, FlowEntry, FlowHash, FlowOwner, FlowSeen, FlowState,
-        SEEN_FIN, SEEN_PACKET, SEEN_RST, SEEN_SEGMENT, long_flow_tick,
+        Address, Control, Endpoint, FLOW_UDP, FlowHash, FlowOwner, FlowSeen, FlowState, SEEN_FIN, SEEN_PACKET,
+        SEEN_RST, SEEN_SEGMENT, long_flow_tick,
     },
     limits::FLOW_ENTRIES_PER_BUCKET,
 };
 
 use crate::{
+    cells::{BucketCell, FlowCell},
     helpers, maps,
     parse::{Parsed, Step, TCP_FIN, TCP_RST},
 };
@@ -45,7 +46,7 @@ impl Side {
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) control: &'static Control,
-    bucket: *mut FlowBucket,
+    bucket: BucketCell,
     bucket_index: u32,
     hash: FlowHash,
     /// In flow ticks that do not wrap.
@@ -55,7 +56,7 @@ pub(crate) struct Place {
 /// A flow's entry, as it was a moment ago.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
-    entry: *mut FlowEntry,
+    cell: FlowCell,
     pub(crate) owner: FlowOwner,
     pub(crate) seen: FlowSeen,
     /// Bucket times entries per bucket, plus the place there.
@@ -100,7 +101,7 @@ impl Place {
         }
         // VERIFIER: all parts have values on both paths. Where they had none, the compiler would store what it never set.
         let entry = self.entry(self.opaque_place(found_at));
-        let found = Found { owner, seen: load_seen(entry.entry), ..entry };
+        let found = Found { owner, seen: entry.cell.seen(), ..entry };
         if owner == FlowOwner::EMPTY { None } else { Some(found) }
     }
 
@@ -122,7 +123,7 @@ impl Place {
         };
         self.touch(found);
         if before | bits != before {
-            store_flags(found.entry, side, before | bits);
+            store_flags(found.cell, side, before | bits);
         }
     }
 
@@ -134,15 +135,14 @@ impl Place {
             Side::Backend => found.seen.backend,
         };
         self.touch(found);
-        store_flags(found.entry, side, before | bits);
+        store_flags(found.cell, side, before | bits);
     }
 
     /// A line that two CPUs share is written at most once a tick: with every packet it would cost more than all else.
     #[inline(always)]
     fn touch(&self, found: &Found) {
         if found.seen.last_tick != self.now_tick() {
-            // SAFETY: a field of a map's value, aligned; a plain store of 16 bits.
-            unsafe { (&raw mut (*found.entry).seen.last_tick).write_volatile(self.now_tick()) };
+            found.cell.set_last_tick(self.now_tick());
         }
     }
 
@@ -165,8 +165,7 @@ impl Place {
         let mut at = 0;
         while at < FLOW_ENTRIES_PER_BUCKET {
             let owner = self.owner(at);
-            let score =
-                if owner.backend().is_none() { EMPTY_SCORE } else { self.score(load_seen(self.entry(at).entry)) };
+            let score = if owner.backend().is_none() { EMPTY_SCORE } else { self.score(self.entry(at).cell.seen()) };
             if score > best_score {
                 best_owner = owner;
                 best_score = score;
@@ -184,8 +183,7 @@ impl Place {
         // The same flow, inserted by another CPU meanwhile in a place before this one, is the one that packets find.
         match self.find() {
             Some(first) if first.index < made.index => {
-                // SAFETY: an aligned word of a map's value.
-                unsafe { helpers::compare_exchange(owner_word(made.entry), made.owner.0, FlowOwner::EMPTY.0) };
+                made.cell.exchange_owner(made.owner, FlowOwner::EMPTY);
                 Some(first)
             }
             _ => Some(made),
@@ -195,8 +193,7 @@ impl Place {
     /// Frees an entry that was made in vain.
     #[inline(always)]
     pub(crate) fn undo(&self, made: &Found) {
-        // SAFETY: an aligned word of a map's value.
-        unsafe { helpers::compare_exchange(owner_word(made.entry), made.owner.0, FlowOwner::EMPTY.0) };
+        made.cell.exchange_owner(made.owner, FlowOwner::EMPTY);
     }
 
     /// How readily an entry is given up; zero: not at all.
@@ -216,14 +213,11 @@ impl Place {
     #[inline(always)]
     fn take(&self, found: Found, backend: BackendId, seen: FlowSeen) -> Option<Found> {
         let owner = FlowOwner::new(self.hash, backend);
-        // SAFETY: an aligned word of a map's value.
-        let before = unsafe { helpers::compare_exchange(owner_word(found.entry), found.owner.0, owner.0) };
-        if before != found.owner.0 {
+        if !found.cell.exchange_owner(found.owner, owner) {
             return None;
         }
         let seen = FlowSeen { last_tick: self.now_tick(), ..seen };
-        // SAFETY: an aligned word of a map's value.
-        unsafe { seen_word(found.entry).write_volatile(seen.to_word()) };
+        found.cell.set_seen(seen);
         Some(Found { owner, seen, ..found })
     }
 
@@ -232,17 +226,14 @@ impl Place {
     #[expect(clippy::cast_possible_truncation, reason = "a place in a bucket")]
     fn entry(&self, at: usize) -> Found {
         let at = at & (FLOW_ENTRIES_PER_BUCKET - 1);
-        // SAFETY: masked to the bucket's length.
-        let entry = unsafe { self.bucket.cast::<FlowEntry>().add(at) };
         let index = self.bucket_index * FLOW_ENTRIES_PER_BUCKET as u32 + at as u32;
-        Found { entry, owner: FlowOwner::EMPTY, seen: FlowSeen::default(), index }
+        Found { cell: self.bucket.entry(at), owner: FlowOwner::EMPTY, seen: FlowSeen::default(), index }
     }
 
     /// Whose entry is at a place of the bucket.
     #[inline(always)]
     fn owner(&self, at: usize) -> FlowOwner {
-        // SAFETY: an aligned word of a map's value; volatile, since other CPUs write it.
-        FlowOwner(unsafe { owner_word(self.entry(at).entry).read_volatile() })
+        self.bucket.entry(at).owner()
     }
 
     /// The same place, of which the verifier does not know which one it is; see [`helpers::opaque`].
@@ -251,8 +242,6 @@ impl Place {
         helpers::opaque(at, self.hash.0) & (FLOW_ENTRIES_PER_BUCKET - 1)
     }
 }
-
-const _: () = assert!(FLOW_ENTRIES_PER_BUCKET.is_power_of_two(), "places are masked");
 
 /// How readily an empty entry is taken.
 const EMPTY_SCORE: u32 = u32::MAX;
@@ -268,7 +257,7 @@ pub(crate) fn entry_at(control: &'static Control, index: u32) -> Option<(Place, 
     let at = (index % ENTRIES) as usize;
     let owner = place.owner(at);
     let found = place.entry(at);
-    Some((place, Found { owner, seen: load_seen(found.entry), ..found }))
+    Some((place, Found { owner, seen: found.cell.seen(), ..found }))
 }
 
 /// The entry of this index, if it is still this flow's.
@@ -288,11 +277,8 @@ impl Found {
     /// Notes the source address and port of a `full-nat` flow.
     #[inline(always)]
     pub(crate) fn set_source(&self, source: u8, port: Be16) {
-        // SAFETY: fields of a map's value, aligned. Until the port is there, packets of the flow have no way.
-        unsafe {
-            (&raw mut (*self.entry).seen.source).write_volatile(source);
-            (&raw mut (*self.entry).seen.source_port).write_volatile(port);
-        }
+        // Until the port is there, packets of the flow have no way.
+        self.cell.set_source(source, port);
     }
 }
 
@@ -331,29 +317,10 @@ fn flags_seen(packet: &Parsed) -> u8 {
 }
 
 #[inline(always)]
-fn owner_word(entry: *mut FlowEntry) -> *mut u64 {
-    entry.cast()
-}
-
-#[inline(always)]
-fn seen_word(entry: *mut FlowEntry) -> *mut u64 {
-    entry.cast::<u64>().wrapping_add(1)
-}
-
-#[inline(always)]
-fn load_seen(entry: *mut FlowEntry) -> FlowSeen {
-    // SAFETY: an aligned word of a map's value; volatile, since other CPUs write its parts.
-    FlowSeen::from_word(unsafe { seen_word(entry).read_volatile() })
-}
-
-#[inline(always)]
-fn store_flags(entry: *mut FlowEntry, side: Side, flags: u8) {
-    // SAFETY: fields of a map's value; plain stores of one byte.
-    unsafe {
-        match side {
-            Side::Client => (&raw mut (*entry).seen.client).write_volatile(flags),
-            Side::Backend => (&raw mut (*entry).seen.backend).write_volatile(flags),
-        }
+fn store_flags(cell: FlowCell, side: Side, flags: u8) {
+    match side {
+        Side::Client => cell.set_client(flags),
+        Side::Backend => cell.set_backend(flags),
     }
 }
 

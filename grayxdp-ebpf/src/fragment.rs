@@ -4,7 +4,7 @@
 //! A following fragment that comes before the first one, or after it was forgotten, is passed: the kernel never gets the
 //! rest and drops it, so it is delivered to nobody.
 
-use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
     layout::{Address, Control, FragmentEntry, FragmentKey, MODE_DSR, MODE_IPIP},
@@ -19,6 +19,7 @@ use crate::{
     parse::{self, ETHERTYPE_IPV4, IPV4_LEN, IPV6_LEN, IpHeader, Network},
     rewrite::{self, End},
     route::{self, Departure, Way},
+    stages,
 };
 
 /// A fragment's addresses, and the datagram that it is of.
@@ -49,19 +50,14 @@ impl Fragment {
 /// Remembers where a first fragment goes. To be called while its addresses are as they came.
 #[inline(always)]
 pub(crate) fn remember(context: &XdpContext, entry: &FragmentEntry) {
-    grayxdp_remember(context.ctx, entry);
+    stages::grayxdp_remember(context.ctx, entry);
 }
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn grayxdp_remember(context: *mut xdp_md, entry: *const FragmentEntry) -> u64 {
-    // SAFETY: `remember` has just been given it; see `lib.rs`.
-    let Some(entry) = (unsafe { entry.as_ref() }) else { return 0 };
-    let packet = Packet::new(&XdpContext::new(context));
-    if let Some(fragment) = read(packet) {
+#[inline(always)]
+pub(crate) fn store(context: &XdpContext, entry: &FragmentEntry) {
+    if let Some(fragment) = read(Packet::new(context)) {
         maps::store_fragment(&fragment.key(), entry);
     }
-    0
 }
 
 /// A following fragment's way.

@@ -34,6 +34,13 @@ pub(crate) fn fib_lookup(context: &XdpContext, lookup: &mut FibLookup) -> u32 {
     unsafe { bpf_fib_lookup(context.as_ptr(), lookup, size_of::<FibLookup>() as i32, 0) as u32 }
 }
 
+/// The MTU in the answer that a packet is too big, in bytes.
+#[inline(always)]
+pub(crate) fn fib_mtu(lookup: &FibLookup) -> u16 {
+    // SAFETY: plain integers share this place; the kernel has put the MTU there (since 5.12).
+    unsafe { lookup.__bindgen_anon_1.mtu_result }
+}
+
 /// Moves the packet's start by so many bytes: room in front of it where negative. All packet pointers are void then.
 #[inline(always)]
 pub(crate) fn move_start(context: &XdpContext, bytes: i32) -> Option<()> {

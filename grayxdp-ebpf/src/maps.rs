@@ -23,7 +23,10 @@ use grayxdp_common::{
     weight::Threshold,
 };
 
-use crate::scratch::Scratch;
+use crate::{
+    cells::{BucketCell, SourceCell},
+    scratch::Scratch,
+};
 
 const MAPPED: usize = BPF_F_MMAPABLE as usize;
 
@@ -103,10 +106,6 @@ static COUNTERS: PerCpuArray<BackendCounters, { BACKENDS_MAX as usize }> = PerCp
 #[btf_map]
 static EVENTS: RingBuf<TraceEvent, { 1 << 20 }> = RingBuf::new();
 
-/// The packet that is being traced, on each CPU. Written by `trace.rs`.
-#[btf_map]
-static SAMPLE: PerCpuArray<TraceEvent, 1> = PerCpuArray::new();
-
 /// What is too large for the stack. See `scratch.rs`.
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
@@ -180,13 +179,13 @@ pub(crate) fn source_address(index: u32) -> Option<&'static Address> {
 }
 
 #[inline(always)]
-pub(crate) fn source_slot(index: u32) -> Option<*mut SourceSlot> {
-    SOURCE_SLOTS.get_ptr_mut(index)
+pub(crate) fn source_slot(index: u32) -> Option<SourceCell> {
+    SOURCE_SLOTS.get_ptr_mut(index).map(SourceCell::new)
 }
 
 #[inline(always)]
-pub(crate) fn flow_bucket(index: u32) -> Option<*mut FlowBucket> {
-    FLOWS.get_ptr_mut(index)
+pub(crate) fn flow_bucket(index: u32) -> Option<BucketCell> {
+    FLOWS.get_ptr_mut(index).map(BucketCell::new)
 }
 
 #[inline(always)]
@@ -221,12 +220,6 @@ pub(crate) fn verdict_counter(index: u32) -> Option<*mut u64> {
 #[inline(always)]
 pub(crate) fn backend_counters(id: BackendId) -> Option<*mut BackendCounters> {
     COUNTERS.get_ptr_mut(id.raw().into())
-}
-
-/// This CPU's sample.
-#[inline(always)]
-pub(crate) fn sample() -> Option<*mut TraceEvent> {
-    SAMPLE.get_ptr_mut(0)
 }
 
 /// Tells the agent; where it does not keep up, it hears nothing of this packet.

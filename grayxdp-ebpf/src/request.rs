@@ -21,7 +21,7 @@ use crate::{
     parse::{self, Parsed, Step},
     rewrite::{self, End},
     route::{self, Departure, Way},
-    scratch, source, too_big,
+    scratch, source, stages, too_big,
 };
 
 /// Where a packet goes: its backend, and for `full-nat` the source that it gets.
@@ -206,19 +206,18 @@ impl Begun {
 }
 
 /// In place of an entry's index: there was no place for it, or no need.
-const NO_ENTRY: u64 = u64::MAX;
+pub(crate) const NO_ENTRY: u64 = u64::MAX;
 
-/// Makes the flow's entry, or gives the one that it has to another backend. Returns its index, or [`NO_ENTRY`].
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn grayxdp_enter(parsed: *const Parsed, service: u32, backend: u32) -> u64 {
-    // SAFETY: `grayxdp_begin` has just been given it; see `lib.rs`.
-    let Some(parsed) = (unsafe { parsed.as_ref() }) else { return NO_ENTRY };
-    let id = ServiceId(service);
-    #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `grayxdp_begin` widened it")]
-    let Some(backend) = BackendId::from_raw(backend as u16) else { return NO_ENTRY };
-    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return NO_ENTRY };
-    let Some(place) = Place::of(control, id, parsed.source.address, parsed.source.port) else { return NO_ENTRY };
+/// Makes the flow's entry, or gives the one that it has to another backend. Returns its index.
+#[inline(always)]
+pub(crate) fn enter(
+    control: &'static Control,
+    parsed: &Parsed,
+    id: ServiceId,
+    service: &ServiceEntry,
+    backend: BackendId,
+) -> Option<u32> {
+    let place = Place::of(control, id, parsed.source.address, parsed.source.port)?;
     let kind = if service.sees_replies() { 0 } else { FLOW_ONE_SIDED };
     let seen = flow::first_seen(parsed, kind);
     let entry = match place.find() {
@@ -227,10 +226,7 @@ extern "C" fn grayxdp_enter(parsed: *const Parsed, service: u32, backend: u32) -
         None if parsed.step == Step::Reset => None,
         None => place.begin(backend, seen),
     };
-    match entry {
-        Some(entry) => u64::from(entry.index),
-        None => NO_ENTRY,
-    }
+    entry.map(|entry| entry.index)
 }
 
 /// Chooses a backend and makes the flow's entry. Returns a [`Begun`].
@@ -243,11 +239,13 @@ pub(crate) fn begin(parsed: &Parsed, id: ServiceId, service: &'static ServiceEnt
         Ok(choice) => choice,
         Err(verdict) => return Begun::refused(verdict),
     };
-    let entry = grayxdp_enter(parsed, id.0, choice.id.raw().into());
+    let entry = stages::grayxdp_enter(parsed, id.0, choice.id.raw().into());
     if service.mode == MODE_FULL_NAT {
         let Some(source) = scratch::source() else { return Begun::refused(Verdict::DroppedNoSourcePort) };
         *source = parsed.source;
-        if entry == NO_ENTRY || source::grayxdp_take_source(source, id.0, entry) == 0 {
+        #[expect(clippy::cast_possible_truncation, reason = "an index, as `stages.rs` widened it")]
+        let is_refused = entry == NO_ENTRY || stages::grayxdp_take_source(source, id.0, entry as u32) == 0;
+        if is_refused {
             return Begun::refused(Verdict::DroppedNoSourcePort);
         }
     }

@@ -24,7 +24,7 @@ use crate::{
     reply,
     rewrite::{self, End},
     route::{self, Departure},
-    scratch, source,
+    scratch, source, stages,
 };
 
 const HOP_LIMIT: u8 = 64;
@@ -59,7 +59,7 @@ pub(crate) fn request(
     onwards.source = source.unwrap_or(parsed.source);
     onwards.destination = backend.endpoint;
     onwards.is_wanted = u64::from(service.sees_replies() && found.seen.backend & SEEN_SEVERED == 0);
-    let outcome = Outcome::from_raw(grayxdp_convert(context));
+    let outcome = Outcome::from_raw(stages::grayxdp_convert(context));
     Some(finish(outcome, (&place, &found), Side::Client, id).for_service(service_id).for_backend(id))
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn reply(
     onwards.source = answered.service.endpoint;
     onwards.destination = answered.client;
     onwards.is_wanted = u64::from(answered.found.seen.client & SEEN_SEVERED == 0);
-    let outcome = Outcome::from_raw(grayxdp_convert(context));
+    let outcome = Outcome::from_raw(stages::grayxdp_convert(context));
     let outcome = finish(outcome, (&answered.place, &answered.found), Side::Backend, id);
     Some(outcome.for_service(answered.id).for_backend(id))
 }
@@ -97,17 +97,9 @@ fn finish(outcome: Outcome, (place, found): (&Place, &Found), sender: Side, id: 
     outcome
 }
 
-/// Makes the packet a RST, to one end or the other. Returns an [`Outcome`].
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn grayxdp_convert(context: *mut xdp_md) -> u64 {
-    let failed = Outcome::of(Verdict::DroppedRewriteFailed);
-    let (Some(onwards), Some(control)) = (scratch::onwards(), maps::control()) else { return failed.raw() };
-    convert(&XdpContext::new(context), control, onwards).unwrap_or(failed).raw()
-}
-
+/// Makes the packet a RST, to one end or the other.
 #[inline(always)]
-fn convert(context: &XdpContext, control: &'static Control, onwards: &Onwards) -> Option<Outcome> {
+pub(crate) fn convert(context: &XdpContext, control: &'static Control, onwards: &Onwards) -> Option<Outcome> {
     let segment = Segment::read(context)?;
     let carries_something = segment.sequence_len != 0 || segment.flags & TCP_RST != 0;
     let goes_on = onwards.is_wanted != 0 && carries_something;

@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_BLACKHOLE, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED,
         BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_PROHIBIT, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE,
-        bpf_fib_lookup as FibLookup, bpf_fib_lookup__bindgen_ty_5 as Table, xdp_md,
+        bpf_fib_lookup as FibLookup, bpf_fib_lookup__bindgen_ty_5 as Table,
     },
     programs::XdpContext,
 };
@@ -14,7 +14,7 @@ use grayxdp_common::{
     verdict::{FIRST_DROPPED, Verdict},
 };
 
-use crate::{helpers, maps, outcome::Outcome, scratch};
+use crate::{helpers, maps, outcome::Outcome, scratch, stages};
 
 const _: () = assert!(ROUTES_MAX.is_power_of_two(), "indices are masked");
 
@@ -148,21 +148,17 @@ fn ingress(context: &XdpContext) -> u32 {
 #[inline(always)]
 fn ask_kernel(context: &XdpContext, departure: &Departure) -> Way {
     let mut way = Way::without_hop(Verdict::DroppedNoRoute, 0);
-    grayxdp_ask_kernel(context.ctx, departure, &mut way);
+    stages::grayxdp_ask_kernel(context.ctx, departure, &mut way);
     way
 }
 
 /// The kernel's own routes and neighbours; about as expensive as everything else together.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn grayxdp_ask_kernel(context: *mut xdp_md, departure: *const Departure, way: *mut Way) -> u64 {
-    // SAFETY: `ask_kernel` has both on its stack; see `lib.rs`.
-    let (Some(departure), Some(way)) = (unsafe { departure.as_ref() }, unsafe { way.as_mut() }) else { return 0 };
-    let context = XdpContext::new(context);
-    let ingress = ingress(&context);
-    let Some(lookup) = scratch::lookup() else { return 0 };
+#[inline(always)]
+pub(crate) fn ask(context: &XdpContext, departure: &Departure, way: &mut Way) {
+    let ingress = ingress(context);
+    let Some(lookup) = scratch::lookup() else { return };
     fill(lookup, departure, ingress);
-    let outcome = helpers::fib_lookup(&context, lookup);
+    let outcome = helpers::fib_lookup(context, lookup);
     way.verdict = match outcome {
         BPF_FIB_LKUP_RET_SUCCESS => {
             way.interface = lookup.ifindex;
@@ -177,8 +173,7 @@ extern "C" fn grayxdp_ask_kernel(context: *mut xdp_md, departure: *const Departu
         }
         BPF_FIB_LKUP_RET_NO_NEIGH => Verdict::HandedNeighbourUnknown,
         BPF_FIB_LKUP_RET_FRAG_NEEDED => {
-            // SAFETY: the kernel answers with the MTU where it had been given the length (since 5.12).
-            way.mtu = unsafe { lookup.__bindgen_anon_1.mtu_result };
+            way.mtu = helpers::fib_mtu(lookup);
             Verdict::HandedTooBig
         }
         BPF_FIB_LKUP_RET_BLACKHOLE | BPF_FIB_LKUP_RET_UNREACHABLE | BPF_FIB_LKUP_RET_PROHIBIT => {
@@ -187,7 +182,6 @@ extern "C" fn grayxdp_ask_kernel(context: *mut xdp_md, departure: *const Departu
         BPF_FIB_LKUP_RET_FWD_DISABLED => Verdict::DroppedForwardingOff,
         _ => Verdict::HandedNotForwarded,
     };
-    0
 }
 
 /// Field by field, for the whole of it would be put together on the stack.

@@ -5,7 +5,7 @@
 
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 
-use grayxdp_common::layout::Endpoint;
+use grayxdp_common::layout::{Endpoint, TraceEvent};
 
 use crate::{
     encapsulate::Tunnel,
@@ -27,6 +27,7 @@ pub(crate) struct Scratch {
     source: Endpoint,
     onwards: Onwards,
     now: u32,
+    sample: TraceEvent,
 }
 
 macro_rules! part {
@@ -76,4 +77,8 @@ part! {
 part! {
     /// The source that a request leaves with, for `request.rs`.
     source: Endpoint
+}
+part! {
+    /// The packet that is being traced, for `trace.rs`.
+    sample: TraceEvent
 }

@@ -20,6 +20,38 @@ pub(crate) enum Role {
     Stranger,
 }
 
+/// What a packet is, in one register: the role in the upper half, and who or what in the lower one.
+#[derive(Clone, Copy)]
+pub(crate) struct Class(pub(crate) u64);
+
+impl Class {
+    const REQUEST: u64 = 1 << 32;
+    const REPLY: u64 = 2 << 32;
+    pub(crate) const STRANGER: u64 = 3 << 32;
+
+    #[inline(always)]
+    pub(crate) fn of(role: Role) -> Self {
+        Self(match role {
+            Role::Request(id) => Self::REQUEST | u64::from(id.0),
+            Role::Reply(id) => Self::REPLY | u64::from(id.raw()),
+            Role::Stranger => Self::STRANGER,
+        })
+    }
+
+    /// The role, or the number of an [`crate::parse::Odd`].
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
+    pub(crate) fn role(self) -> Result<Role, u32> {
+        let number = self.0 as u32;
+        match self.0 & (3 << 32) {
+            Self::REQUEST => Ok(Role::Request(ServiceId(number))),
+            Self::REPLY => BackendId::from_raw(number as u16).map(Role::Reply).ok_or(0),
+            Self::STRANGER => Ok(Role::Stranger),
+            _ => Err(number),
+        }
+    }
+}
+
 /// VERIFIER: endpoints by value. A reference into the parsed packet would keep all of it in memory, packet pointers
 /// included, where the compiler stores them in halves.
 #[inline(always)]

@@ -7,13 +7,13 @@
 
 use grayxdp_common::{
     ids::{Be16, ServiceId},
-    layout::{Address, Control, Endpoint, FlowOwner, FlowState, ServiceEntry, SourceSlot},
+    layout::{Address, Control, Endpoint, FlowState, ServiceEntry, SourceSlot},
     limits::SOURCE_PORT_PROBES,
 };
 
 use crate::{
     flow::{self, Found, Place},
-    helpers, maps,
+    helpers, maps, stages,
 };
 
 /// The client behind a source port.
@@ -25,31 +25,25 @@ pub(crate) struct Holder {
     pub(crate) flow: Found,
 }
 
-/// Finds a free port for the flow of this entry, and notes it there; `client` becomes the flow's source. Returns zero, and
-/// frees the entry, where no port is free.
-#[inline(never)]
-#[unsafe(no_mangle)]
-pub(crate) extern "C" fn grayxdp_take_source(client: *mut Endpoint, service: u32, entry: u64) -> u64 {
-    // SAFETY: `grayxdp_begin` has just been given it; see `lib.rs`.
-    let Some(client) = (unsafe { client.as_mut() }) else { return 0 };
-    let id = ServiceId(service);
-    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return 0 };
-    #[expect(clippy::cast_possible_truncation, reason = "an index, as `grayxdp_enter` widened it")]
-    let Some((place, flow)) = flow::entry_at(control, entry as u32) else { return 0 };
-    match take(control, service, id, *client, &flow) {
-        Some(source) => {
-            *client = source;
-            1
-        }
-        None => {
-            place.undo(&flow);
-            0
-        }
+/// Finds a free port for the flow of this entry, and notes it there. Frees the entry where none is free.
+#[inline(always)]
+pub(crate) fn take(
+    control: &'static Control,
+    service: &ServiceEntry,
+    id: ServiceId,
+    client: Endpoint,
+    entry: u32,
+) -> Option<Endpoint> {
+    let (place, flow) = flow::entry_at(control, entry)?;
+    let source = find(control, service, id, client, &flow);
+    if source.is_none() {
+        place.undo(&flow);
     }
+    source
 }
 
 #[inline(always)]
-fn take(control: &Control, service: &ServiceEntry, id: ServiceId, client: Endpoint, flow: &Found) -> Option<Endpoint> {
+fn find(control: &Control, service: &ServiceEntry, id: ServiceId, client: Endpoint, flow: &Found) -> Option<Endpoint> {
     let ports = u32::from(control.source_port_count);
     let random = helpers::random();
     let nth = scale(random >> 16, u32::from(service.source_count));
@@ -60,7 +54,7 @@ fn take(control: &Control, service: &ServiceEntry, id: ServiceId, client: Endpoi
         if port >= ports {
             port = 0;
         }
-        if grayxdp_take_slot(&client, id.0, address_index * ports + port, flow.index) != 0 {
+        if stages::grayxdp_take_slot(&client, id.0, address_index * ports + port, flow.index) != 0 {
             #[expect(clippy::cast_possible_truncation, reason = "under the count of ports, and of addresses")]
             let (source, wire) = (address_index as u8, Be16::new(control.source_port_first + port as u16));
             flow.set_source(source, wire);
@@ -91,8 +85,8 @@ pub(crate) fn holder(control: &'static Control, service: &ServiceEntry, source: 
     }
     let address_index = index_of(service, source.address)?;
     let slot = maps::source_slot(address_index * ports + port)?;
-    // SAFETY: a map's value. Where another flow takes the slot meanwhile, the entry that it names is not this owner's.
-    let slot = unsafe { slot.read() };
+    // Where another flow takes the slot meanwhile, the entry that it names is not this owner's.
+    let slot = slot.read();
     let (place, flow) = flow::entry_of(control, slot.entry, slot.owner)?;
     if flow.seen.source_port.to_wire() != source.port.to_wire() || u32::from(flow.seen.source) != address_index {
         return None;
@@ -116,28 +110,25 @@ fn index_of(service: &ServiceEntry, address: Address) -> Option<u32> {
     None
 }
 
-/// Takes a slot for the flow of this entry, if it is free. Returns zero where it is not.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn grayxdp_take_slot(client: *const Endpoint, service: u32, index: u32, entry: u32) -> u64 {
-    // SAFETY: `take` has just been given it; see `lib.rs`.
-    let (Some(client), Some(control)) = (unsafe { client.as_ref() }, maps::control()) else { return 0 };
-    let (Some(slot), Some((_, flow))) = (maps::source_slot(index), flow::entry_at(control, entry)) else { return 0 };
-    // SAFETY: an aligned word of a map's value; volatile, since other CPUs write it.
-    let owner = FlowOwner(unsafe { slot.cast::<u64>().read_volatile() });
-    // SAFETY: as above; where it is stale, the comparison of owners that follows fails.
-    let holder = unsafe { (&raw const (*slot).entry).read_volatile() };
-    if let Some((place, holder)) = flow::entry_of(control, holder, owner) {
+/// Takes a slot for the flow of this entry, if it is free.
+#[inline(always)]
+pub(crate) fn take_slot(
+    control: &'static Control,
+    client: &Endpoint,
+    service: ServiceId,
+    index: u32,
+    entry: u32,
+) -> Option<()> {
+    let slot = maps::source_slot(index)?;
+    let (_, flow) = flow::entry_at(control, entry)?;
+    let owner = slot.owner();
+    if let Some((place, holder)) = flow::entry_of(control, slot.entry(), owner) {
         let is_held = holder.index != flow.index
             && holder.seen.state() != FlowState::Closing
             && !place.is_expired(&holder, control.idle_ticks.udp);
         if is_held {
-            return 0;
+            return None;
         }
-    }
-    // SAFETY: an aligned word of a map's value.
-    if unsafe { helpers::compare_exchange(slot.cast(), owner.0, flow.owner.0) } != owner.0 {
-        return 0;
     }
     #[expect(clippy::cast_possible_truncation, reason = "far fewer services than 2^16")]
     let taken = SourceSlot {
@@ -145,11 +136,9 @@ extern "C" fn grayxdp_take_slot(client: *const Endpoint, service: u32, index: u3
         client: client.address,
         entry: flow.index,
         client_port: client.port,
-        service: service as u16,
+        service: service.0 as u16,
     };
-    // SAFETY: this CPU has just taken the slot.
-    unsafe { slot.write(taken) };
-    1
+    slot.take(owner, taken)
 }
 
 /// A number under `count`, from one of 16 bits.

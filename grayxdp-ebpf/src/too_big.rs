@@ -1,7 +1,7 @@
 //! The answer to a packet that is larger than the way onwards allows and must not be fragmented: ICMP "fragmentation
 //! needed" (RFC 792, RFC 1191) or ICMPv6 "packet too big" (RFC 4443 3.2), from the address that it was sent to.
 
-use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{csum::fold, verdict::Verdict};
 
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     packet::Packet,
     parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, PROTOCOL_ICMP, PROTOCOL_ICMPV6},
     route::Way,
+    stages,
 };
 
 /// Bytes of the packet that the answer quotes: RFC 1812 4.3.2.3 asks for as many as fit into 576 bytes. A packet that is
@@ -26,23 +27,15 @@ const TYPE_CODE_V6: u16 = 0x0200_u16.to_be();
 /// Turns the packet into the answer; it leaves where it came from. `mtu` in bytes.
 #[inline(always)]
 pub(crate) fn answer(context: &XdpContext, mtu: u16) -> Result<Way, Verdict> {
-    if grayxdp_too_big(context.ctx, u32::from(mtu)) != 0 {
+    if stages::grayxdp_too_big(context.ctx, u32::from(mtu)) != 0 {
         return Err(Verdict::DroppedRewriteFailed);
     }
     Ok(Way::without_hop(Verdict::AnsweredTooBig, mtu))
 }
 
-/// Zero where it was done.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn grayxdp_too_big(context: *mut xdp_md, mtu: u32) -> u64 {
-    let context = XdpContext::new(context);
-    u64::from(try_answer(&context, mtu).is_none())
-}
-
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "lengths of a frame")]
-fn try_answer(context: &XdpContext, mtu: u32) -> Option<()> {
+pub(crate) fn try_answer(context: &XdpContext, mtu: u32) -> Option<()> {
     let packet = Packet::new(context);
     let (ip_offset, ethertype) = parse::ip_offset(packet)?;
     let link = LinkHeader::read(packet, ip_offset)?.reversed();

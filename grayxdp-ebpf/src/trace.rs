@@ -1,18 +1,18 @@
 //! Sampled packets with what was decided, for `grayxdp trace`. Costs one comparison where nobody traces.
 
-use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     layout::{Control, TRACE_ALL},
     limits::TRACE_HEAD_LEN,
 };
 
-use crate::{helpers, maps, outcome::Outcome, packet::Packet};
+use crate::{helpers, maps, outcome::Outcome, packet::Packet, scratch, stages};
 
 /// Takes a sample's first bytes before the packet is changed.
 #[inline(always)]
 pub(crate) fn begin(context: &XdpContext, control: &Control) {
     if control.trace_one_in != 0 {
-        grayxdp_take_head(context.ctx, control.trace_one_in);
+        stages::grayxdp_take_head(context.ctx, control.trace_one_in);
     }
 }
 
@@ -20,25 +20,21 @@ pub(crate) fn begin(context: &XdpContext, control: &Control) {
 #[inline(always)]
 pub(crate) fn end(control: &Control, outcome: Outcome) {
     if control.trace_one_in != 0 {
-        grayxdp_tell(outcome.raw(), control.trace_service);
+        stages::grayxdp_tell(outcome.raw(), control.trace_service);
     }
 }
 
-#[inline(never)]
-#[unsafe(no_mangle)]
+#[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "an interface's index, and lengths of a frame")]
-extern "C" fn grayxdp_take_head(context: *mut xdp_md, one_in: u32) -> u64 {
-    let context = XdpContext::new(context);
-    let Some(sample) = maps::sample() else { return 0 };
+pub(crate) fn take_head(context: &XdpContext, one_in: u32) -> Option<()> {
+    let sample = scratch::sample()?;
     // A multiplication in place of a division (Lemire 2019).
     let is_sampled = (u64::from(helpers::random()) * u64::from(one_in)) >> 32 == 0;
-    // SAFETY: this CPU's own value; see `count.rs` for what an interruption may do to it.
-    let sample = unsafe { &mut *sample };
     sample.reserved = u32::from(is_sampled);
     if !is_sampled {
-        return 0;
+        return None;
     }
-    let packet = Packet::new(&context);
+    let packet = Packet::new(context);
     sample.time_ns = helpers::coarse_clock_ns();
     sample.interface = context.ingress_ifindex() as u32;
     sample.packet_len = packet.len() as u32;
@@ -51,23 +47,19 @@ extern "C" fn grayxdp_take_head(context: *mut xdp_md, one_in: u32) -> u64 {
         at += 1;
     }
     sample.head_len = at as u32;
-    0
+    Some(())
 }
 
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn grayxdp_tell(outcome: u64, service: u32) -> u64 {
-    let outcome = Outcome::from_raw(outcome);
-    let Some(sample) = maps::sample() else { return 0 };
-    // SAFETY: as in `take_head`.
-    let sample = unsafe { &mut *sample };
+#[inline(always)]
+pub(crate) fn tell(outcome: Outcome, service: u32) -> Option<()> {
+    let sample = scratch::sample()?;
     if sample.reserved == 0 || (service != TRACE_ALL && service != u32::from(outcome.service())) {
-        return 0;
+        return None;
     }
     sample.reserved = 0;
     sample.verdict = outcome.verdict_index();
     sample.service = outcome.service();
     sample.backend = outcome.backend();
     maps::send_event(sample);
-    0
+    Some(())
 }

@@ -1,0 +1,133 @@
+//! Values of maps that several CPUs write at once: flow entries and source slots. Single loads, stores and
+//! compare-exchanges of aligned words and of parts of them; what they mean is for `flow.rs` and `source.rs`.
+
+use grayxdp_common::{
+    ids::Be16,
+    layout::{FlowBucket, FlowEntry, FlowOwner, FlowSeen, SourceSlot},
+    limits::FLOW_ENTRIES_PER_BUCKET,
+};
+
+use crate::helpers;
+
+/// A bucket of the flow table.
+#[derive(Clone, Copy)]
+pub(crate) struct BucketCell(*mut FlowBucket);
+
+impl BucketCell {
+    /// Of a value that a map's lookup gave.
+    #[inline(always)]
+    pub(crate) fn new(bucket: *mut FlowBucket) -> Self {
+        Self(bucket)
+    }
+
+    /// The entry at a place; places wrap.
+    #[inline(always)]
+    pub(crate) fn entry(self, at: usize) -> FlowCell {
+        // SAFETY: masked to the bucket's length.
+        FlowCell(unsafe { self.0.cast::<FlowEntry>().add(at & (FLOW_ENTRIES_PER_BUCKET - 1)) })
+    }
+}
+
+const _: () = assert!(FLOW_ENTRIES_PER_BUCKET.is_power_of_two(), "places are masked");
+
+/// An entry of the flow table.
+#[derive(Clone, Copy)]
+pub(crate) struct FlowCell(*mut FlowEntry);
+
+impl FlowCell {
+    #[inline(always)]
+    pub(crate) fn owner(self) -> FlowOwner {
+        // SAFETY: an aligned word of a map's value; volatile, since other CPUs write it.
+        FlowOwner(unsafe { self.0.cast::<u64>().read_volatile() })
+    }
+
+    /// Gives the entry to another owner, if `old` still has it.
+    #[inline(always)]
+    pub(crate) fn exchange_owner(self, old: FlowOwner, new: FlowOwner) -> bool {
+        // SAFETY: an aligned word of a map's value.
+        unsafe { helpers::compare_exchange(self.0.cast(), old.0, new.0) == old.0 }
+    }
+
+    #[inline(always)]
+    pub(crate) fn seen(self) -> FlowSeen {
+        // SAFETY: an aligned word of a map's value; volatile, since other CPUs write its parts.
+        FlowSeen::from_word(unsafe { self.0.cast::<u64>().wrapping_add(1).read_volatile() })
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_seen(self, seen: FlowSeen) {
+        // SAFETY: an aligned word of a map's value.
+        unsafe { self.0.cast::<u64>().wrapping_add(1).write_volatile(seen.to_word()) };
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_last_tick(self, tick: u16) {
+        // SAFETY: a field of a map's value, aligned.
+        unsafe { (&raw mut (*self.0).seen.last_tick).write_volatile(tick) };
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_client(self, flags: u8) {
+        // SAFETY: a field of a map's value, of one byte.
+        unsafe { (&raw mut (*self.0).seen.client).write_volatile(flags) };
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_backend(self, flags: u8) {
+        // SAFETY: a field of a map's value, of one byte.
+        unsafe { (&raw mut (*self.0).seen.backend).write_volatile(flags) };
+    }
+
+    /// The address first: a port is what says that there is a source.
+    #[inline(always)]
+    pub(crate) fn set_source(self, source: u8, port: Be16) {
+        // SAFETY: fields of a map's value, aligned.
+        unsafe {
+            (&raw mut (*self.0).seen.source).write_volatile(source);
+            (&raw mut (*self.0).seen.source_port).write_volatile(port);
+        }
+    }
+}
+
+/// A slot of the source ports.
+#[derive(Clone, Copy)]
+pub(crate) struct SourceCell(*mut SourceSlot);
+
+impl SourceCell {
+    /// Of a value that a map's lookup gave.
+    #[inline(always)]
+    pub(crate) fn new(slot: *mut SourceSlot) -> Self {
+        Self(slot)
+    }
+
+    #[inline(always)]
+    pub(crate) fn owner(self) -> FlowOwner {
+        // SAFETY: an aligned word of a map's value; volatile, since other CPUs write it.
+        FlowOwner(unsafe { self.0.cast::<u64>().read_volatile() })
+    }
+
+    #[inline(always)]
+    pub(crate) fn entry(self) -> u32 {
+        // SAFETY: a field of a map's value, aligned; volatile, since other CPUs write it.
+        unsafe { (&raw const (*self.0).entry).read_volatile() }
+    }
+
+    /// All of it; should it be taken meanwhile, parts of both.
+    #[inline(always)]
+    pub(crate) fn read(self) -> SourceSlot {
+        // SAFETY: a map's value of plain integers.
+        unsafe { self.0.read() }
+    }
+
+    /// Takes the slot, if `old` still has it.
+    #[inline(always)]
+    pub(crate) fn take(self, old: FlowOwner, new: SourceSlot) -> Option<()> {
+        // SAFETY: an aligned word of a map's value.
+        if unsafe { helpers::compare_exchange(self.0.cast(), old.0, new.owner.0) } != old.0 {
+            return None;
+        }
+        // SAFETY: a map's value, which this CPU has just taken.
+        unsafe { self.0.write(new) };
+        Some(())
+    }
+}

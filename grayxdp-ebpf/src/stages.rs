@@ -1,0 +1,255 @@
+//! The program's functions, as the kernel knows them: entry glue around the stages.
+//!
+//! VERIFIER: global functions are looked at once, for any arguments; others once for every state of their callers, of which
+//! there would be too many. Therefore numbers in place of pointers to entries, which are looked up again here, and pointers
+//! to plain memory that may be null, as far as the verifier knows. A function's frame leaves the stack, which has 512
+//! bytes for all that are under way, before `lib.rs` calls the next one.
+
+use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
+use grayxdp_common::{
+    ids::{BackendId, ServiceId},
+    layout::{Endpoint, FragmentEntry},
+    verdict::Verdict,
+};
+
+use crate::{
+    encapsulate, fragment, icmp, maps, odd,
+    outcome::Outcome,
+    packet::Packet,
+    parse::{self, Odd, Parsed},
+    reply,
+    request::{self, Begun},
+    reset,
+    route::{self, Departure, Way},
+    scratch, service,
+    service::Class,
+    source, too_big, trace,
+};
+
+/// Parses a packet and looks up whose it is. Returns a [`Class`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_classify(context: *mut xdp_md, parsed: *mut Parsed) -> u64 {
+    let Some(parsed) = given_mut(parsed) else { return Class::STRANGER };
+    let Some(control) = maps::control() else { return Class::STRANGER };
+    match parse::parse(Packet::new(&XdpContext::new(context)), parsed) {
+        Ok(()) => Class::of(service::role(control, parsed.source, parsed.destination)).0,
+        Err(odd) => u64::from(odd as u32),
+    }
+}
+
+/// The flow that a client's packet belongs to. Returns a [`Begun`], what is next, or an [`Outcome`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_meet(parsed: *const Parsed, service: u32) -> u64 {
+    let Some(parsed) = given(parsed) else { return nothing() };
+    let id = ServiceId(service);
+    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return nothing() };
+    request::meet(control, parsed, id, service)
+}
+
+/// A new flow, or one that is met in its middle. Returns a [`Begun`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_begin(parsed: *const Parsed, service: u32) -> u64 {
+    let Some(parsed) = given(parsed) else { return nothing() };
+    let id = ServiceId(service);
+    let Some(service) = maps::service(id) else { return nothing() };
+    request::begin(parsed, id, service).0
+}
+
+/// A client's packet, whose flow is known. Returns an [`Outcome`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_request(context: *mut xdp_md, parsed: *const Parsed, service: u32, begun: u64) -> u64 {
+    let Some(parsed) = given(parsed) else { return nothing() };
+    let id = ServiceId(service);
+    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return nothing() };
+    request::forward(&XdpContext::new(context), control, parsed, id, service, Begun(begun)).raw()
+}
+
+/// A backend's packet. Returns an [`Outcome`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_reply(context: *mut xdp_md, parsed: *const Parsed, backend: u32) -> u64 {
+    let Some(parsed) = given(parsed) else { return nothing() };
+    #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `process` widened it")]
+    let Some(id) = BackendId::from_raw(backend as u16) else { return nothing() };
+    let (Some(control), Some(backend)) = (maps::control(), maps::backend(id)) else { return nothing() };
+    reply::forward(&XdpContext::new(context), control, parsed, id, backend).raw()
+}
+
+/// A client's packet of a severed connection. Returns an [`Outcome`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_reset_request(context: *mut xdp_md, parsed: *const Parsed, service: u32) -> u64 {
+    let Some(parsed) = given(parsed) else { return nothing() };
+    let id = ServiceId(service);
+    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return nothing() };
+    reset::request(context, control, parsed, id, service).map_or(nothing(), Outcome::raw)
+}
+
+/// A backend's packet of a severed connection. Returns an [`Outcome`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_reset_reply(context: *mut xdp_md, parsed: *const Parsed, backend: u32) -> u64 {
+    let Some(parsed) = given(parsed) else { return nothing() };
+    #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `process` widened it")]
+    let Some(id) = BackendId::from_raw(backend as u16) else { return nothing() };
+    let (Some(control), Some(backend)) = (maps::control(), maps::backend(id)) else { return nothing() };
+    reset::reply(context, control, parsed, id, backend).map_or(nothing(), Outcome::raw)
+}
+
+/// An ICMP message: an echo request is dealt with, and an error told apart.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_icmp(context: *mut xdp_md) -> u64 {
+    let Some(control) = maps::control() else { return nothing() };
+    icmp::process(&XdpContext::new(context), control).raw()
+}
+
+/// An ICMP error about a packet that a service sent. Returns an [`Outcome`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_icmp_to_backend(context: *mut xdp_md) -> u64 {
+    let Some(control) = maps::control() else { return nothing() };
+    icmp::to_backend(&XdpContext::new(context), control).raw()
+}
+
+/// An ICMP error about a packet that a client sent. Returns an [`Outcome`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_icmp_to_client(context: *mut xdp_md) -> u64 {
+    let Some(control) = maps::control() else { return nothing() };
+    icmp::to_client(&XdpContext::new(context), control).raw()
+}
+
+/// A fragment other than the first. Returns an [`Outcome`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_fragment(context: *mut xdp_md) -> u64 {
+    let Some(control) = maps::control() else { return nothing() };
+    fragment::follow(&XdpContext::new(context), control).raw()
+}
+
+/// A packet that is none of these, or malformed. Returns an [`Outcome`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_odd(context: *mut xdp_md, odd: u32) -> u64 {
+    let Some(control) = maps::control() else { return nothing() };
+    odd::process(&XdpContext::new(context), control, Odd::from_raw(odd)).raw()
+}
+
+/// Makes the flow's entry. Returns its index, or [`request::NO_ENTRY`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_enter(parsed: *const Parsed, service: u32, backend: u32) -> u64 {
+    let Some(parsed) = given(parsed) else { return request::NO_ENTRY };
+    let id = ServiceId(service);
+    #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `request.rs` widened it")]
+    let Some(backend) = BackendId::from_raw(backend as u16) else { return request::NO_ENTRY };
+    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return request::NO_ENTRY };
+    request::enter(control, parsed, id, service, backend).map_or(request::NO_ENTRY, u64::from)
+}
+
+/// Finds a source port for the flow of an entry; `client` becomes the flow's source. Returns zero where none is free.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_take_source(client: *mut Endpoint, service: u32, entry: u32) -> u64 {
+    let Some(client) = given_mut(client) else { return 0 };
+    let id = ServiceId(service);
+    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return 0 };
+    match source::take(control, service, id, *client, entry) {
+        Some(source) => {
+            *client = source;
+            1
+        }
+        None => 0,
+    }
+}
+
+/// Takes a slot of the source ports for the flow of an entry. Returns zero where it is not free.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_take_slot(client: *const Endpoint, service: u32, index: u32, entry: u32) -> u64 {
+    let (Some(client), Some(control)) = (given(client), maps::control()) else { return 0 };
+    u64::from(source::take_slot(control, client, ServiceId(service), index, entry).is_some())
+}
+
+/// Asks the kernel for a way. Returns nothing of meaning.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_ask_kernel(context: *mut xdp_md, departure: *const Departure, way: *mut Way) -> u64 {
+    if let (Some(departure), Some(way)) = (given(departure), given_mut(way)) {
+        route::ask(&XdpContext::new(context), departure, way);
+    }
+    0
+}
+
+/// Puts the outer header of the planned tunnel in front. Returns zero where it was done.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_wrap(context: *mut xdp_md) -> u64 {
+    let Some(tunnel) = scratch::tunnel() else { return 1 };
+    u64::from(encapsulate::wrap(&XdpContext::new(context), tunnel).is_none())
+}
+
+/// Remembers where a first fragment goes. Returns nothing of meaning.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_remember(context: *mut xdp_md, entry: *const FragmentEntry) -> u64 {
+    if let Some(entry) = given(entry) {
+        fragment::store(&XdpContext::new(context), entry);
+    }
+    0
+}
+
+/// Makes the packet a RST, to one end or the other. Returns an [`Outcome`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_convert(context: *mut xdp_md) -> u64 {
+    let failed = Outcome::of(Verdict::DroppedRewriteFailed);
+    let (Some(onwards), Some(control)) = (scratch::onwards(), maps::control()) else { return failed.raw() };
+    reset::convert(&XdpContext::new(context), control, onwards).unwrap_or(failed).raw()
+}
+
+/// Turns the packet into an answer that it is too big. Returns zero where it was done.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_too_big(context: *mut xdp_md, mtu: u32) -> u64 {
+    u64::from(too_big::try_answer(&XdpContext::new(context), mtu).is_none())
+}
+
+/// Takes a sample's first bytes. Returns nothing of meaning.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_take_head(context: *mut xdp_md, one_in: u32) -> u64 {
+    u64::from(trace::take_head(&XdpContext::new(context), one_in).is_some())
+}
+
+/// Tells the agent of a sample. Returns nothing of meaning.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_tell(outcome: u64, service: u32) -> u64 {
+    u64::from(trace::tell(Outcome::from_raw(outcome), service).is_some())
+}
+
+/// A packet that concerns nobody.
+#[inline(always)]
+pub(crate) fn nothing() -> u64 {
+    Outcome::of(Verdict::PassedNoService).raw()
+}
+
+/// What a caller of these functions lent.
+#[inline(always)]
+fn given<'a, T>(lent: *const T) -> Option<&'a T> {
+    // SAFETY: every caller is in this crate and passes a reference to a value that outlives the call.
+    unsafe { lent.as_ref() }
+}
+
+/// What a caller of these functions lent, to be changed.
+#[inline(always)]
+fn given_mut<'a, T>(lent: *mut T) -> Option<&'a mut T> {
+    // SAFETY: as in `given`; the caller has no other reference to it while the call lasts.
+    unsafe { lent.as_mut() }
+}
