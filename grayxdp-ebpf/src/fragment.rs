@@ -55,7 +55,7 @@ pub(crate) fn remember(context: &XdpContext, entry: &FragmentEntry) {
 
 #[inline(always)]
 pub(crate) fn store(context: &XdpContext, entry: &FragmentEntry) {
-    if let Some(fragment) = read(Packet::new(context)) {
+    if let Some(fragment) = read(context) {
         maps::store_fragment(&fragment.key(), entry);
     }
 }
@@ -63,12 +63,11 @@ pub(crate) fn store(context: &XdpContext, entry: &FragmentEntry) {
 /// A following fragment's way.
 #[inline(always)]
 pub(crate) fn follow(context: &XdpContext, control: &Control) -> Outcome {
-    let packet = Packet::new(context);
-    let Some(fragment) = read(packet) else { return Outcome::of(Verdict::PassedMalformed) };
+    let Some(fragment) = read(context) else { return Outcome::of(Verdict::PassedMalformed) };
     let Some(entry) = maps::fragment(&fragment.key()) else { return Outcome::of(Verdict::PassedFragment) };
     let Some(id) = BackendId::from_raw(entry.backend) else { return Outcome::of(Verdict::PassedFragment) };
     let service = ServiceId(u32::from(entry.service));
-    let outcome = match send(context, control, packet, &fragment, &entry, id) {
+    let outcome = match send(context, control, &fragment, &entry, id) {
         Ok((way, true)) => way.outcome().wrapped(),
         Ok((way, false)) => way.outcome(),
         Err(verdict) => Outcome::of(verdict),
@@ -77,7 +76,8 @@ pub(crate) fn follow(context: &XdpContext, control: &Control) -> Outcome {
 }
 
 #[inline(always)]
-fn read(packet: Packet) -> Option<Fragment> {
+fn read(context: &XdpContext) -> Option<Fragment> {
+    let packet = Packet::new(context);
     let (ip_offset, ethertype) = parse::ip_offset(packet)?;
     if ethertype == ETHERTYPE_IPV4 {
         let header = packet.window::<IPV4_LEN>(ip_offset)?;
@@ -93,7 +93,7 @@ fn read(packet: Packet) -> Option<Fragment> {
         });
     }
     let header = packet.window::<IPV6_LEN>(ip_offset)?;
-    let chain = parse::walk(packet, header.u8::<6>(), ip_offset + IPV6_LEN).ok()?;
+    let chain = parse::walk(context, header.u8::<6>(), ip_offset + IPV6_LEN).ok()?;
     let [source, destination] = parse::v6_addresses(header);
     // The protocol may stand behind further headers of the first fragment: identification and addresses say enough.
     Some(Fragment {
@@ -112,7 +112,6 @@ fn read(packet: Packet) -> Option<Fragment> {
 fn send(
     context: &XdpContext,
     control: &Control,
-    packet: Packet,
     fragment: &Fragment,
     entry: &FragmentEntry,
     id: BackendId,
@@ -141,7 +140,7 @@ fn send(
     if service.mode == MODE_DSR && !way.is_own() {
         return Err(route::too_far(way.verdict));
     }
-    rewrite(packet, fragment, entry, &way, is_wrapped).ok_or(Verdict::DroppedRewriteFailed)?;
+    rewrite(Packet::new(context), fragment, entry, &way, is_wrapped).ok_or(Verdict::DroppedRewriteFailed)?;
     if entry.is_reply != 0 {
         count::reply(id, fragment.ip_len);
     } else {

@@ -29,7 +29,7 @@ pub(crate) fn process(context: &XdpContext, control: &'static Control, odd: Odd)
 /// Dropped where it is for a VIP, passed where not.
 #[inline(always)]
 fn malformed(context: &XdpContext, control: &Control, [dropped, passed]: [Verdict; 2]) -> Outcome {
-    let is_for_vip = destination(Packet::new(context)).is_some_and(|(address, ..)| service::is_vip(control, address));
+    let is_for_vip = destination(context).is_some_and(|(address, ..)| service::is_vip(control, address));
     Outcome::of(if is_for_vip { dropped } else { passed })
 }
 
@@ -37,7 +37,7 @@ fn malformed(context: &XdpContext, control: &Control, [dropped, passed]: [Verdic
 #[inline(always)]
 fn transport(context: &XdpContext, control: &Control) -> Outcome {
     let packet = Packet::new(context);
-    let Some((address, protocol, offset)) = destination(packet) else { return Outcome::of(Verdict::PassedMalformed) };
+    let Some((address, protocol, offset)) = destination(context) else { return Outcome::of(Verdict::PassedMalformed) };
     let Some(ports) = packet.window::<4>(offset) else {
         let is_vip = service::is_vip(control, address);
         return Outcome::of(if is_vip { Verdict::DroppedTransportHeader } else { Verdict::PassedMalformed });
@@ -51,7 +51,8 @@ fn transport(context: &XdpContext, control: &Control) -> Outcome {
 
 /// Destination, protocol, and where the transport header would begin.
 #[inline(always)]
-fn destination(packet: Packet) -> Option<(Address, u8, usize)> {
+fn destination(context: &XdpContext) -> Option<(Address, u8, usize)> {
+    let packet = Packet::new(context);
     let (ip_offset, ethertype) = parse::ip_offset(packet)?;
     if ethertype == ETHERTYPE_IPV4 {
         let header = packet.window::<IPV4_LEN>(ip_offset)?;
@@ -63,7 +64,7 @@ fn destination(packet: Packet) -> Option<(Address, u8, usize)> {
     if address.is_v4() {
         return None;
     }
-    match parse::walk(packet, header.u8::<6>(), ip_offset + IPV6_LEN) {
+    match parse::walk(context, header.u8::<6>(), ip_offset + IPV6_LEN) {
         Ok(chain) => Some((address, chain.protocol, chain.offset)),
         Err(_) => Some((address, 0, 0)),
     }

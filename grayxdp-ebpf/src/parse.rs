@@ -3,12 +3,16 @@
 //!
 //! Whatever is none of this, or is not right, is [`Odd`]; what becomes of it is for `odd.rs`. Offsets are bytes.
 
+use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     ids::Be16,
     layout::{Address, Endpoint},
 };
 
-use crate::packet::{OFFSET_MAX, Packet, Window};
+use crate::{
+    packet::{OFFSET_MAX, Packet, Window},
+    stages,
+};
 
 pub(crate) const ETHERNET_LEN: usize = 14;
 pub(crate) const IPV4_LEN: usize = 20;
@@ -183,11 +187,12 @@ fn is_tag(ethertype: u16) -> bool {
 ///
 /// Written in place: a result that holds it would take the stack twice.
 #[inline(always)]
-pub(crate) fn parse(packet: Packet, parsed: &mut Parsed) -> Result<(), Odd> {
+pub(crate) fn parse(context: &XdpContext, parsed: &mut Parsed) -> Result<(), Odd> {
+    let packet = Packet::new(context);
     let (offset, ethertype) = ip_offset(packet).ok_or(Odd::NotIp)?;
     match ethertype {
         ETHERTYPE_IPV4 => parse_v4(packet, offset, parsed),
-        ETHERTYPE_IPV6 => parse_v6(packet, offset, parsed),
+        ETHERTYPE_IPV6 => parse_v6(context, offset, parsed),
         _ => Err(Odd::NotIp),
     }
 }
@@ -230,7 +235,8 @@ pub(crate) fn v4_header_len(packet: Packet, header: Window<IPV4_LEN>, ip_offset:
 }
 
 #[inline(always)]
-fn parse_v6(packet: Packet, ip_offset: usize, parsed: &mut Parsed) -> Result<(), Odd> {
+fn parse_v6(context: &XdpContext, ip_offset: usize, parsed: &mut Parsed) -> Result<(), Odd> {
+    let packet = Packet::new(context);
     let header = packet.window::<IPV6_LEN>(ip_offset).ok_or(Odd::NotIp)?;
     let payload_len = usize::from(u16::from_be(header.u16::<4>()));
     if header.u8::<0>() >> 4 != 6 || ip_offset + IPV6_LEN + payload_len > packet.len() {
@@ -239,13 +245,14 @@ fn parse_v6(packet: Packet, ip_offset: usize, parsed: &mut Parsed) -> Result<(),
     let mut l4 =
         L4 { protocol: header.u8::<6>(), offset: ip_offset + IPV6_LEN, len: payload_len, is_first_fragment: false };
     if l4.protocol != PROTOCOL_TCP && l4.protocol != PROTOCOL_UDP {
-        let chain = walk(packet, l4.protocol, l4.offset)?;
+        let chain = walk(context, l4.protocol, l4.offset)?;
         if chain.is_later_fragment {
             return Err(Odd::LaterFragment);
         }
         l4.protocol = chain.protocol;
-        l4.len = payload_len.checked_sub(chain.offset - l4.offset).ok_or(Odd::IpHeader)?;
-        l4.offset = packet.opaque_offset(chain.offset);
+        let headers_len = chain.offset.checked_sub(l4.offset).ok_or(Odd::IpHeader)?;
+        l4.len = payload_len.checked_sub(headers_len).ok_or(Odd::IpHeader)?;
+        l4.offset = chain.offset;
         l4.is_first_fragment = chain.is_first_fragment;
         if l4.protocol == PROTOCOL_ICMPV6 {
             return Err(Odd::Icmp);
@@ -284,10 +291,57 @@ pub(crate) struct Chain {
     pub(crate) fragment_id: u32,
 }
 
+impl Chain {
+    const FIRST: u64 = 1 << 24;
+    const LATER: u64 = 1 << 25;
+    const ODD_SHIFT: u32 = 26;
+
+    /// In one register: protocol, offset, what fragment it is, why it ends badly, and the identification.
+    #[inline(always)]
+    pub(crate) fn to_raw(chain: Result<Self, Odd>) -> u64 {
+        match chain {
+            Ok(chain) => {
+                let mut raw = u64::from(chain.protocol) | (chain.offset as u64 & 0xffff) << 8;
+                if chain.is_first_fragment {
+                    raw |= Self::FIRST;
+                }
+                if chain.is_later_fragment {
+                    raw |= Self::LATER;
+                }
+                raw | u64::from(chain.fragment_id) << 32
+            }
+            Err(odd) => u64::from(odd as u32) << Self::ODD_SHIFT,
+        }
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "shifted to the bits that are wanted")]
+    fn from_raw(raw: u64) -> Result<Self, Odd> {
+        let odd = (raw >> Self::ODD_SHIFT) as u32 & 0x3f;
+        if odd != 0 {
+            return Err(Odd::from_raw(odd));
+        }
+        Ok(Self {
+            protocol: raw as u8,
+            offset: (raw >> 8) as usize & OFFSET_MAX,
+            is_first_fragment: raw & Self::FIRST != 0,
+            is_later_fragment: raw & Self::LATER != 0,
+            fragment_id: (raw >> 32) as u32,
+        })
+    }
+}
+
+/// Looks through extension headers, out of line: they are rare.
+#[inline(always)]
+pub(crate) fn walk(context: &XdpContext, protocol: u8, offset: usize) -> Result<Chain, Odd> {
+    #[expect(clippy::cast_possible_truncation, reason = "an offset of a header")]
+    Chain::from_raw(stages::grayxdp_walk(context.ctx, u32::from(protocol), offset as u32))
+}
+
 /// Looks through extension headers: hop-by-hop, routing, fragment, authentication, destination options, mobility, host
 /// identity, shim6 (IANA, "IPv6 Extension Header Types"). Behind a later fragment's header, nothing is looked at.
 #[inline(always)]
-pub(crate) fn walk(packet: Packet, protocol: u8, offset: usize) -> Result<Chain, Odd> {
+pub(crate) fn walk_headers(packet: Packet, protocol: u8, offset: usize) -> Result<Chain, Odd> {
     let mut chain = Chain { protocol, offset, is_first_fragment: false, is_later_fragment: false, fragment_id: 0 };
     let mut headers = 0;
     while headers < EXTENSION_HEADERS_MAX {

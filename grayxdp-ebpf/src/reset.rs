@@ -126,7 +126,7 @@ impl Segment {
     #[inline(always)]
     fn read(context: &XdpContext) -> Option<Self> {
         let parsed = scratch::second_parsed()?;
-        parse::parse(Packet::new(context), parsed).ok()?;
+        parse::parse(context, parsed).ok()?;
         if parsed.is_udp() {
             return None;
         }
@@ -162,7 +162,7 @@ fn send_on(context: &XdpContext, control: &Control, segment: &Segment, onwards: 
     let packet = Packet::new(context);
     let flags = TCP_RST | segment.flags & TCP_ACK;
     let acknowledged = if flags & TCP_ACK != 0 { segment.acknowledged } else { 0 };
-    let rst = write(packet, segment, segment.sequence, acknowledged, flags)?;
+    let rst = write(context, segment, segment.sequence, acknowledged, flags)?;
     if rst.hop_limit <= 1 {
         return Some(Outcome::of(Verdict::DroppedHopLimit));
     }
@@ -198,7 +198,7 @@ fn send_back(context: &XdpContext, segment: &Segment) -> Option<Outcome> {
     let has_ack = segment.flags & TCP_ACK != 0;
     let sequence = if has_ack { segment.acknowledged } else { 0 };
     let acknowledged = if has_ack { 0 } else { segment.sequence.wrapping_add(segment.sequence_len) };
-    let rst = write(packet, segment, sequence, acknowledged, if has_ack { TCP_RST } else { TCP_RST | TCP_ACK })?;
+    let rst = write(context, segment, sequence, acknowledged, if has_ack { TCP_RST } else { TCP_RST | TCP_ACK })?;
     // Addresses and ports change places, which no checksum notices.
     rewrite::endpoint(packet, rst, End::Source, &rst.destination)?;
     rewrite::endpoint(packet, rst, End::Destination, &rst.source)?;
@@ -209,7 +209,8 @@ fn send_back(context: &XdpContext, segment: &Segment) -> Option<Outcome> {
 
 /// Makes the packet, whose end has been cut to a bare TCP header, a RST between the same ends.
 #[inline(always)]
-fn write(packet: Packet, segment: &Segment, sequence: u32, acknowledged: u32, flags: u8) -> Option<&'static Parsed> {
+fn write(context: &XdpContext, segment: &Segment, sequence: u32, acknowledged: u32, flags: u8) -> Option<&'static Parsed> {
+    let packet = Packet::new(context);
     let tcp = packet.window::<TCP_LEN>(segment.tcp_offset)?;
     tcp.set_u32::<4>(sequence.to_be());
     tcp.set_u32::<8>(acknowledged.to_be());
@@ -219,7 +220,7 @@ fn write(packet: Packet, segment: &Segment, sequence: u32, acknowledged: u32, fl
     tcp.set_u16::<18>(0);
     shorten(packet, segment)?;
     let parsed = scratch::second_parsed()?;
-    parse::parse(packet, parsed).ok()?;
+    parse::parse(context, parsed).ok()?;
     // The pseudo-header (RFC 9293 3.1): addresses, protocol, and the length, which is the bare header's.
     let addresses = match parsed.ip().network(packet)? {
         Network::V4(header) => header.sum_u16::<20>() - header.prefix::<12>().sum_u16::<12>(),

@@ -16,7 +16,7 @@ use crate::{
     encapsulate, fragment, icmp, maps, odd,
     outcome::Outcome,
     packet::Packet,
-    parse::{self, Odd, Parsed},
+    parse::{self, Chain, Odd, Parsed},
     reply,
     request::{self, Begun},
     reset,
@@ -32,10 +32,19 @@ use crate::{
 pub(crate) extern "C" fn grayxdp_classify(context: *mut xdp_md, parsed: *mut Parsed) -> u64 {
     let Some(parsed) = given_mut(parsed) else { return Class::STRANGER };
     let Some(control) = maps::control() else { return Class::STRANGER };
-    match parse::parse(Packet::new(&XdpContext::new(context)), parsed) {
+    match parse::parse(&XdpContext::new(context), parsed) {
         Ok(()) => Class::of(service::role(control, parsed.source, parsed.destination)).0,
         Err(odd) => u64::from(odd as u32),
     }
+}
+
+/// Looks through IPv6 extension headers. Returns a [`Chain`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_walk(context: *mut xdp_md, protocol: u32, offset: u32) -> u64 {
+    let packet = Packet::new(&XdpContext::new(context));
+    #[expect(clippy::cast_possible_truncation, reason = "a protocol's number, as `parse.rs` widened it")]
+    Chain::to_raw(parse::walk_headers(packet, protocol as u8, offset as usize))
 }
 
 /// The flow that a client's packet belongs to. Returns a [`Begun`], what is next, or an [`Outcome`].
