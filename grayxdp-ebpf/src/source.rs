@@ -48,19 +48,19 @@ fn find(control: &Control, service: &ServiceEntry, id: ServiceId, client: Endpoi
     let random = helpers::random();
     let nth = scale(random >> 16, u32::from(service.source_count));
     let address_index = u32::from(service.source_first) + nth;
-    let mut port = scale(random & 0xffff, ports);
+    let start = scale(random & 0xffff, ports);
     let mut probes = 0;
-    while probes < SOURCE_PORT_PROBES {
-        if port >= ports {
-            port = 0;
-        }
+    while probes < SOURCE_PORT_PROBES && probes < ports {
+        // VERIFIER: from the start each time. A port that is carried on and wraps has a history for each place where it may
+        // have wrapped.
+        let port = start + probes;
+        let port = if port >= ports { port - ports } else { port };
         if stages::grayxdp_take_slot(&client, id.0, address_index * ports + port, flow.index) != 0 {
             #[expect(clippy::cast_possible_truncation, reason = "under the count of ports, and of addresses")]
             let (source, wire) = (address_index as u8, Be16::new(control.source_port_first + port as u16));
             flow.set_source(source, wire);
             return endpoint(source, wire, client.protocol);
         }
-        port += 1;
         probes += 1;
     }
     None
