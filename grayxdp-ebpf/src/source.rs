@@ -50,11 +50,10 @@ fn find(control: &Control, service: &ServiceEntry, id: ServiceId, client: Endpoi
     let address_index = u32::from(service.source_first) + nth;
     let start = scale(random & 0xffff, ports);
     let mut probes = 0;
-    while probes < SOURCE_PORT_PROBES && probes < ports {
+    while probes < SOURCE_PORT_PROBES {
         // VERIFIER: from the start each time. A port that is carried on and wraps has a history for each place where it may
         // have wrapped.
-        let port = start + probes;
-        let port = if port >= ports { port - ports } else { port };
+        let port = (start + probes).checked_rem(ports)?;
         if stages::grayxdp_take_slot(&client, id.0, address_index * ports + port, flow.index) != 0 {
             #[expect(clippy::cast_possible_truncation, reason = "under the count of ports, and of addresses")]
             let (source, wire) = (address_index as u8, Be16::new(control.source_port_first + port as u16));
