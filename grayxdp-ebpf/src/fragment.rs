@@ -12,6 +12,7 @@ use grayxdp_common::{
 };
 
 use crate::{
+    chain,
     count::{self, Meeting, Passage},
     encapsulate, flow, maps,
     outcome::Outcome,
@@ -93,7 +94,7 @@ fn read(context: &XdpContext) -> Option<Fragment> {
         });
     }
     let header = packet.window::<IPV6_LEN>(ip_offset)?;
-    let chain = parse::walk(context, header.u8::<6>(), ip_offset + IPV6_LEN).ok()?;
+    let chain = chain::walk(context, header.u8::<6>(), ip_offset + IPV6_LEN).ok()?;
     let [source, destination] = parse::v6_addresses(header);
     // The protocol may stand behind further headers of the first fragment: identification and addresses say enough.
     Some(Fragment {

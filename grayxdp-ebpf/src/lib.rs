@@ -6,6 +6,7 @@
 #![cfg_attr(target_arch = "bpf", no_std, feature(asm_experimental_arch))]
 
 mod cells;
+mod chain;
 mod choose;
 mod count;
 mod emit;

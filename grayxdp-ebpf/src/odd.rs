@@ -9,6 +9,7 @@ use grayxdp_common::{
 };
 
 use crate::{
+    chain,
     outcome::Outcome,
     packet::Packet,
     parse::{self, ETHERTYPE_IPV4, IPV4_LEN, IPV6_LEN, Odd},
@@ -64,7 +65,7 @@ fn destination(context: &XdpContext) -> Option<(Address, u8, usize)> {
     if address.is_v4() {
         return None;
     }
-    match parse::walk(context, header.u8::<6>(), ip_offset + IPV6_LEN) {
+    match chain::walk(context, header.u8::<6>(), ip_offset + IPV6_LEN) {
         Ok(chain) => Some((address, chain.protocol, chain.offset)),
         Err(_) => Some((address, 0, 0)),
     }

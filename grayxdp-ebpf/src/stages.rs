@@ -13,10 +13,11 @@ use grayxdp_common::{
 };
 
 use crate::{
+    chain::{self, Chain},
     encapsulate, fragment, icmp, maps, odd,
     outcome::Outcome,
     packet::Packet,
-    parse::{self, Chain, Odd, Parsed},
+    parse::{self, Odd, Parsed},
     reply,
     request::{self, Begun},
     reset,
@@ -43,8 +44,8 @@ pub(crate) extern "C" fn grayxdp_classify(context: *mut xdp_md, parsed: *mut Par
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn grayxdp_walk(context: *mut xdp_md, protocol: u32, offset: u32) -> u64 {
     let packet = Packet::new(&XdpContext::new(context));
-    #[expect(clippy::cast_possible_truncation, reason = "a protocol's number, as `parse.rs` widened it")]
-    Chain::to_raw(parse::walk_headers(packet, protocol as u8, offset as usize))
+    #[expect(clippy::cast_possible_truncation, reason = "a protocol's number, as `chain.rs` widened it")]
+    Chain::to_raw(chain::walk_headers(packet, protocol as u8, offset as usize))
 }
 
 /// The flow that a client's packet belongs to. Returns a [`Begun`], what is next, or an [`Outcome`].
