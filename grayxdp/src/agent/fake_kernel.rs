@@ -143,12 +143,12 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn sever(&mut self, service: usize) -> Result<(), KernelError> {
+    fn sever(&mut self, service: usize) -> Result<u64, KernelError> {
         if self.fails_to_set {
             return Err(refusal("sever connections"));
         }
         self.severed.push(service);
-        Ok(())
+        Ok(1)
     }
 
     fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError> {

@@ -1,11 +1,14 @@
 //! What the loop needs of the data plane: a seam for tests, which steer a kernel of their own.
 
-use grayxdp_common::{limits::MAGLEV_SLOTS, verdict::Verdict};
+use grayxdp_common::{ids::Version, verdict::Verdict};
 
 use crate::{
-    config::{Config, Mode, WhenEmpty},
-    decide::{pin::Pin, settings::BackendSetting, shards::Sharding, weights::Weights},
-    kernel::{BackendReading, DataPlane, KernelError},
+    decide::{
+        pin::Pin,
+        settings::{BackendSetting, BackendState},
+        weights::Weights,
+    },
+    kernel::{BackendReading, BackendSetup, DataPlane, KernelError, PinRules, Standing},
 };
 
 /// The data plane, as far as releases are concerned. Services are indices into the config.
@@ -21,8 +24,8 @@ pub(super) trait Kernel {
     fn set_pins(&mut self, service: usize, pins: &[Pin]) -> Result<(), KernelError>;
     /// Makes these the service's backends, all of them; one that is left out keeps its flows, and gets no new ones.
     fn set_backends(&mut self, service: usize, backends: &[BackendSetting]) -> Result<(), KernelError>;
-    /// Ends v2's open connections and conversations.
-    fn sever(&mut self, service: usize) -> Result<(), KernelError>;
+    /// Ends v2's open connections and conversations, those of backends that left included. Returns how many there were.
+    fn sever(&mut self, service: usize) -> Result<u64, KernelError>;
     /// See [`DataPlane::backend_readings`].
     fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError>;
     /// See [`DataPlane::verdict_counts`].
@@ -31,30 +34,34 @@ pub(super) trait Kernel {
 
 impl Kernel for DataPlane {
     fn pinned_weights(&self, service: usize) -> Option<Weights> {
-        self.pinned_weight(service).map(Weights::equal)
+        self.pinned_weights(service).map(|weights| Weights::of_shards(weights.to_vec()))
     }
 
     fn weights(&self, service: usize) -> Result<Weights, KernelError> {
-        self.weight(service).map(Weights::equal)
+        self.weights(service).map(Weights::of_shards)
     }
 
     fn set_weights(&mut self, service: usize, weights: &Weights) -> Result<(), KernelError> {
-        match weights.differing() {
-            None => self.set_weight(service, weights.lowest()),
-            Some(_) => Err(unable("write weights that differ between shards")),
-        }
+        let shards = self.shard_count(service);
+        self.set_weights(service, &weights.each(shards).collect::<Vec<_>>())
     }
 
-    fn set_pins(&mut self, _: usize, _: &[Pin]) -> Result<(), KernelError> {
-        Err(unable("change pins"))
+    fn set_pins(&mut self, service: usize, pins: &[Pin]) -> Result<(), KernelError> {
+        self.set_pins(service, PinRules::from(pins))
     }
 
-    fn set_backends(&mut self, _: usize, _: &[BackendSetting]) -> Result<(), KernelError> {
-        Err(unable("change backends"))
+    fn set_backends(&mut self, service: usize, backends: &[BackendSetting]) -> Result<(), KernelError> {
+        let pool = |version: Version| {
+            let own = backends.iter().filter(|backend| backend.version == version);
+            own.map(BackendSetup::from).collect::<Vec<_>>()
+        };
+        self.set_backends(service, Version::ALL.map(pool))
     }
 
-    fn sever(&mut self, _: usize) -> Result<(), KernelError> {
-        Err(unable("sever connections"))
+    fn sever(&mut self, service: usize) -> Result<u64, KernelError> {
+        let backends = self.backends(service).into_iter();
+        let v2: Vec<_> = backends.filter(|(_, version, _)| *version == Version::V2).map(|(id, ..)| id).collect();
+        Ok(Self::sever(self, &v2))
     }
 
     fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError> {
@@ -66,24 +73,16 @@ impl Kernel for DataPlane {
     }
 }
 
-/// Refuses a config that the packet program cannot follow, before anything is touched.
-pub(super) fn check(config: &Config) -> Result<(), KernelError> {
-    for service in &config.services {
-        let reason = match service {
-            _ if service.mode != Mode::Nat => format!("mode `{}`", service.mode.name()),
-            _ if service.sharding != Sharding::Hash => "other shards than those by hash".to_owned(),
-            _ if !service.pins.is_empty() || service.canary_port.is_some() => "pins and canary ports".to_owned(),
-            _ if service.when_empty != WhenEmpty::OtherVersion => "`when_empty`".to_owned(),
-            _ if service.maglev_slots != MAGLEV_SLOTS => "other `maglev_slots`".to_owned(),
-            _ => continue,
-        };
-        let reason =
-            format!("service `{}` has {reason}, which the packet program of this release cannot do", service.name);
-        return Err(KernelError::Map { what: "run this config", reason });
+impl From<&BackendSetting> for BackendSetup {
+    fn from(backend: &BackendSetting) -> Self {
+        Self {
+            address: backend.address,
+            weight: backend.weight,
+            standing: match backend.state {
+                BackendState::Live => Standing::Serving,
+                BackendState::Draining => Standing::Draining,
+                BackendState::Down => Standing::Down,
+            },
+        }
     }
-    Ok(())
-}
-
-fn unable(what: &'static str) -> KernelError {
-    KernelError::Map { what, reason: "the packet program of this release cannot do that while it runs".to_owned() }
 }

@@ -24,7 +24,7 @@ use super::{
     AgentError,
     answers::Agent,
     api, exporter,
-    kernel::{self, Kernel},
+    kernel::Kernel,
     releases::{Releases, applied},
     request,
     request::Request,
@@ -133,10 +133,11 @@ impl Servers {
 
 /// Store, kernel, weights, and at last the interfaces.
 fn start(config: &Config) -> Result<Agent<DataPlane>, AgentError> {
-    let store = Store::open(&config.agent.state)?;
+    let mut store = Store::open(&config.agent.state)?;
+    // A store that cannot be written refuses the take-over, when the kernel would have been touched already.
+    store.probe()?;
     // The releases lay what was changed at run time over the file's config by themselves.
     let present = applied(config, &store)?;
-    kernel::check(&present)?;
     let kernel = DataPlane::open(&present)?;
     let mut releases = Releases::new(config.services.clone(), kernel, store);
     let attached = releases.take_over().and_then(|()| Ok(releases.kernel_mut().attach()?));

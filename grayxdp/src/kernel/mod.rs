@@ -219,6 +219,11 @@ impl DataPlane {
         self.set_weights(service, &vec![weight; count])
     }
 
+    /// How many shards a service has; 0 where there is no such service.
+    pub fn shard_count(&self, service: usize) -> usize {
+        self.weight_slots(service).map_or(0, |slots| slots.len())
+    }
+
     fn weight_slots(&self, service: usize) -> Option<std::ops::Range<u32>> {
         let first = self.blueprint.places.get(service)?.shard_first;
         Some(first..first + self.setup.services.get(service)?.shards.count())

@@ -59,6 +59,7 @@ impl<K: Kernel> Releases<K> {
             settings,
             canary,
             kernel_behind: false,
+            severs_again: false,
             retry_in: Duration::ZERO,
             complaint: None,
         }
