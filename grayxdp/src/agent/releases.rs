@@ -4,6 +4,7 @@
 //! than a moment more than what is wanted here.
 
 mod error;
+mod health;
 mod settings;
 mod take_over;
 
@@ -13,6 +14,7 @@ use grayxdp_common::weight::Weight;
 
 pub(super) use self::{
     error::CommandError,
+    health::then,
     settings::{Change, applied},
 };
 use super::{
@@ -53,6 +55,10 @@ struct Standing {
     settings: Settings,
     /// The backends that are v2.
     canary: BTreeSet<SocketAddr>,
+    /// Backends whose checks fail.
+    down: BTreeSet<SocketAddr>,
+    /// The kernel does not know yet who is down.
+    health_behind: bool,
     /// Schedule time when it was last stored.
     saved_at: Duration,
     /// The kernel may have more than is wanted: a write to it failed.
@@ -104,6 +110,9 @@ impl<K: Kernel> Releases<K> {
             {
                 self.complain(index, &error);
             }
+        }
+        if self.standings[index].health_behind {
+            self.bring_health(index);
         }
         let (service, release) = (&self.services[index], &self.standings[index].release);
         if release.state != State::Progressing {
