@@ -173,10 +173,42 @@ impl Snapshot {
                 "Flows for which the flow map had no place; they go by hash alone.",
                 |counters| counters.untracked_flows,
             ),
+            (
+                "grayxdp_pinned_flows",
+                "Of the new flows, those that a pin or the canary port brought here.",
+                |counters| counters.pinned_flows,
+            ),
+            (
+                "grayxdp_fallback_flows",
+                "Of the new flows, those that were meant for the other version, of which no backend was live.",
+                |counters| counters.fallback_flows,
+            ),
+            (
+                "grayxdp_icmp_errors",
+                "ICMP errors about flows, from backends or on the way to them, that were brought to clients.",
+                |counters| counters.icmp_errors,
+            ),
+            (
+                "grayxdp_severed_flows",
+                "Connections that were reset by a rollback with `on_rollback = \"sever\"`.",
+                |counters| counters.severed_flows,
+            ),
         ] {
             let samples = self.backends().map(|(labels, backend)| (labels, value(&backend.counters)));
             counters(encoder, name, help, samples)?;
         }
+        let flows = self.backends().flat_map(|([service, version, address], backend)| {
+            backend.flows.by_state().map(|(state, count)| {
+                let state = ("state", state.name().to_owned());
+                ([service.clone(), version.clone(), address.clone(), state], count as f64)
+            })
+        });
+        gauges(
+            encoder,
+            "grayxdp_flows",
+            "Flows in the flow table by state, as counted within the last seconds.",
+            flows,
+        )?;
         let live = self.backends().map(|(labels, backend)| (labels, if backend.state == "live" { 1.0 } else { 0.0 }));
         gauges(
             encoder,

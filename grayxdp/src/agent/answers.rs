@@ -8,11 +8,12 @@ use super::{
     request::{AnswerError, Command, Deed, Health},
     shapes::{AgentStatus, InterfaceStatus, PinsStatus, ServiceStatus},
     signals::{SHARE_WINDOW, ShareWindow},
-    status,
+    status::{self, Counted},
+    watches::{News, Subjects},
 };
 use crate::{
     agent::releases::Cause,
-    kernel::{BackendReading, KernelError},
+    kernel::{BackendReading, FlowReading, KernelError},
     metrics::Snapshot,
 };
 
@@ -21,6 +22,14 @@ use crate::{
 const ELAPSED_MAX: Duration = Duration::from_secs(1);
 /// How often counters are read when nobody asks.
 const READ_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the flow table is looked through.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// It takes at most one part in so many of the time.
+const SWEEP_REST: u32 = 50;
+/// For how long next hops are told to hold. Longer than anything that may hold the loop up; a MAC address that moves while
+/// the agent is gone is missed for so long.
+const NEXT_HOPS_LEASE: Duration = Duration::from_secs(10);
 
 /// The agent between two turns of its loop.
 #[derive(Debug)]
@@ -31,6 +40,10 @@ pub(super) struct Agent<K> {
     started: Instant,
     last_advance: Instant,
     last_read: Option<Instant>,
+    flows: Vec<FlowReading>,
+    next_sweep: Instant,
+    /// Whether next hops are kept fresh.
+    has_next_hops: bool,
     last_tick: SystemTime,
 }
 
@@ -43,6 +56,9 @@ impl<K: Kernel> Agent<K> {
             started: now,
             last_advance: now,
             last_read: None,
+            flows: Vec::new(),
+            next_sweep: now,
+            has_next_hops: false,
             last_tick: SystemTime::now(),
         }
     }
@@ -51,11 +67,56 @@ impl<K: Kernel> Agent<K> {
     pub(super) fn tick(&mut self, now: Instant) {
         self.advance(now);
         self.last_tick = SystemTime::now();
+        self.lend();
+        self.sweep(now);
         if self.last_read.is_none_or(|last| now.duration_since(last) >= READ_EVERY)
             && let Err(error) = self.read(now)
         {
             tracing::warn!("counters_not_read {error}");
         }
+    }
+
+    /// Flows that were idle for too long go, the others are counted. A large table is looked through less often.
+    fn sweep(&mut self, now: Instant) {
+        if now < self.next_sweep {
+            return;
+        }
+        let began = Instant::now();
+        self.flows = self.releases.kernel_mut().sweep();
+        self.next_sweep = now + SWEEP_EVERY.max(began.elapsed() * SWEEP_REST);
+    }
+
+    /// News of what runs beside the loop.
+    pub(super) fn hear(&mut self, news: &News) {
+        match news {
+            News::NextHops(snapshot) => {
+                let told = self.releases.kernel_mut().set_next_hops(snapshot);
+                self.has_next_hops = told.is_ok();
+                if let Err(error) = told {
+                    tracing::warn!("next_hops_not_applied {error}; the kernel is asked for the way of each packet");
+                }
+            }
+            News::NextHopsLost => {
+                self.has_next_hops = false;
+                tracing::warn!("next_hops_lost: the kernel is asked for the way of each packet");
+            }
+            News::Health(event) => self.releases.health_changed(event),
+        }
+        self.lend();
+    }
+
+    /// Next hops hold for a while only, so that nobody goes by them when the agent is gone.
+    fn lend(&mut self) {
+        let lease = if self.has_next_hops { NEXT_HOPS_LEASE } else { Duration::ZERO };
+        self.releases.kernel_mut().lease_hops(lease);
+    }
+
+    /// Whom to watch.
+    pub(super) fn subjects(&self) -> Subjects {
+        let mut addresses = self.releases.kernel().backend_addresses();
+        addresses.sort_unstable();
+        addresses.dedup();
+        Subjects { addresses, targets: self.releases.targets() }
     }
 
     fn advance(&mut self, now: Instant) {
@@ -85,7 +146,8 @@ impl<K: Kernel> Agent<K> {
     }
 
     fn service(&self, index: usize, readings: &[BackendReading]) -> ServiceStatus {
-        status::service_status(&self.releases, index, readings, self.window.measured_share(index))
+        let counted = Counted { readings, flows: &self.flows };
+        status::service_status(&self.releases, index, counted, self.window.measured_share(index))
     }
 
     pub(super) fn snapshot(&mut self, now: Instant) -> Result<Snapshot, KernelError> {
@@ -127,6 +189,8 @@ impl<K: Kernel> Agent<K> {
     /// Stores all, and gives the kernel back. Nothing in the kernel changes.
     pub(super) fn close(mut self, now: Instant, event: &str, actor: &str) -> K {
         self.advance(now);
+        self.has_next_hops = false;
+        self.lend();
         let (kernel, stored) = self.releases.close(Cause { event, actor });
         if let Err(error) = stored {
             tracing::error!("state_not_stored {error}");

@@ -1,14 +1,17 @@
 //! A kernel for tests: remembers weights, and fails when told to.
 
-use std::net::SocketAddr;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use grayxdp_common::{ids::Version, layout::BackendCounters, verdict::Verdict};
 
-use super::kernel::Kernel;
+use super::{kernel::Kernel, next_hops::Snapshot};
 use crate::{
     config::Config,
     decide::{pin::Pin, settings::BackendSetting, weights::Weights},
-    kernel::{BackendReading, KernelError},
+    kernel::{BackendReading, FlowReading, KernelError},
 };
 
 /// A config of two services; paths lie in this directory.
@@ -67,6 +70,12 @@ pub(super) struct FakeKernel {
     /// Services whose v2 was severed, in order.
     pub(super) severed: Vec<usize>,
     pub(super) readings: Vec<BackendReading>,
+    /// What every sweep finds.
+    pub(super) flows: Vec<FlowReading>,
+    /// As last told.
+    pub(super) next_hops: Snapshot,
+    /// How long they were last lent for.
+    pub(super) lease: Duration,
     /// Writes of a higher weight fail.
     pub(super) fails_to_raise: bool,
     /// Writes of lower or equal weights fail.
@@ -89,6 +98,9 @@ impl FakeKernel {
             backends: vec![None; pinned.len()],
             severed: Vec::new(),
             readings: Vec::new(),
+            flows: Vec::new(),
+            next_hops: Snapshot::default(),
+            lease: Duration::ZERO,
             fails_to_raise: false,
             fails_to_lower: false,
             fails_to_set: false,
@@ -143,12 +155,29 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn sever(&mut self, service: usize) -> Result<(), KernelError> {
+    fn sever(&mut self, service: usize) -> Result<u64, KernelError> {
         if self.fails_to_set {
             return Err(refusal("sever connections"));
         }
         self.severed.push(service);
+        Ok(1)
+    }
+
+    fn sweep(&mut self) -> Vec<FlowReading> {
+        self.flows.clone()
+    }
+
+    fn backend_addresses(&self) -> Vec<IpAddr> {
+        Vec::new()
+    }
+
+    fn set_next_hops(&mut self, hops: &Snapshot) -> Result<(), KernelError> {
+        self.next_hops = hops.clone();
         Ok(())
+    }
+
+    fn lease_hops(&mut self, time: Duration) {
+        self.lease = time;
     }
 
     fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError> {

@@ -19,6 +19,7 @@ pub mod shapes;
 mod signals;
 mod socket;
 mod status;
+mod watches;
 
 use std::{io, net::SocketAddr};
 

@@ -4,6 +4,7 @@
 //! than a moment more than what is wanted here.
 
 mod error;
+mod health;
 mod settings;
 mod take_over;
 
@@ -13,6 +14,7 @@ use grayxdp_common::weight::Weight;
 
 pub(super) use self::{
     error::CommandError,
+    health::then,
     settings::{Change, applied},
 };
 use super::{
@@ -53,12 +55,18 @@ struct Standing {
     settings: Settings,
     /// The backends that are v2.
     canary: BTreeSet<SocketAddr>,
+    /// Backends whose checks fail.
+    down: BTreeSet<SocketAddr>,
+    /// The kernel does not know yet who is down.
+    health_behind: bool,
     /// Schedule time when it was last stored.
     saved_at: Duration,
     /// The kernel may have more than is wanted: a write to it failed.
     kernel_behind: bool,
     /// Until a change that failed is tried again.
     retry_in: Duration,
+    /// A packet that had its backend before the rollback may have begun a connection after the first severing.
+    severs_again: bool,
     /// What was logged of a change that fails again and again.
     complaint: Option<String>,
 }
@@ -94,6 +102,17 @@ impl<K: Kernel> Releases<K> {
         }
         if standing.kernel_behind {
             self.lower_again(index);
+        } else if standing.severs_again {
+            standing.severs_again = false;
+            // Whatever has been started since is not to be severed.
+            if standing.release.state == State::RolledBack
+                && let Err(error) = self.sever_once(index)
+            {
+                self.complain(index, &error);
+            }
+        }
+        if self.standings[index].health_behind {
+            self.bring_health(index);
         }
         let (service, release) = (&self.services[index], &self.standings[index].release);
         if release.state != State::Progressing {
@@ -144,14 +163,26 @@ impl<K: Kernel> Releases<K> {
         self.command(name, Event::SetShardWeight { shard, weight }, cause)
     }
 
-    /// After a rollback, where the config wants it.
+    /// After a rollback, where the config wants it: now, and once more at the next turn.
     fn sever(&mut self, index: usize) -> Result<(), CommandError> {
-        let service = &self.services[index];
-        if service.on_rollback == OnRollback::Keep {
+        if self.services[index].on_rollback == OnRollback::Keep {
             return Ok(());
         }
-        let name = service.name.clone();
-        self.kernel.sever(index).map_err(|source| CommandError::NotSevered { service: name, source: Box::new(source) })
+        self.sever_once(index)?;
+        self.standings[index].severs_again = true;
+        Ok(())
+    }
+
+    fn sever_once(&mut self, index: usize) -> Result<(), CommandError> {
+        let service = self.services[index].name.clone();
+        match self.kernel.sever(index) {
+            Ok(0) => Ok(()),
+            Ok(flows) => {
+                tracing::info!(service, flows, "flows_severed");
+                Ok(())
+            }
+            Err(source) => Err(CommandError::NotSevered { service, source: Box::new(source) }),
+        }
     }
 
     pub(super) fn index(&self, name: &str) -> Result<usize, CommandError> {

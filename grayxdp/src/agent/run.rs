@@ -24,12 +24,13 @@ use super::{
     AgentError,
     answers::Agent,
     api, exporter,
-    kernel::{self, Kernel},
+    kernel::Kernel,
     releases::{Releases, applied},
     request,
     request::Request,
     shapes::InterfaceStatus,
     socket::{self, SocketGuard},
+    watches::Watches,
 };
 use crate::{
     config::{AgentConfig, Config},
@@ -72,12 +73,13 @@ enum End {
 async fn serve(config: &Config) -> Result<(), AgentError> {
     let mut signals = Signals::new()?;
     let listeners = Listeners::bind(&config.agent).await?;
-    let mut agent = start(config)?;
+    let (mut agent, interfaces) = start(config)?;
+    let mut watches = Watches::start(interfaces, agent.subjects());
     let (servers, mut requests) = Servers::start(listeners);
     tell_service_manager(NotifyState::Ready);
     tracing::info!(socket = %config.agent.socket.display(), metrics = %config.agent.metrics, "agent_ready");
 
-    let end = turn(&mut agent, &mut requests, &mut signals, &config.agent.bpffs).await;
+    let end = turn(&mut agent, &mut watches, &mut requests, &mut signals, &config.agent.bpffs).await;
     tell_service_manager(NotifyState::Stopping);
     // Whoever asks from now on hears that the agent is stopping.
     drop(requests);
@@ -131,23 +133,25 @@ impl Servers {
     }
 }
 
-/// Store, kernel, weights, and at last the interfaces.
-fn start(config: &Config) -> Result<Agent<DataPlane>, AgentError> {
-    let store = Store::open(&config.agent.state)?;
+/// Store, kernel, weights, and at last the interfaces, whose indices are returned.
+fn start(config: &Config) -> Result<(Agent<DataPlane>, Vec<u32>), AgentError> {
+    let mut store = Store::open(&config.agent.state)?;
+    // A store that cannot be written refuses the take-over, when the kernel would have been touched already.
+    store.probe()?;
     // The releases lay what was changed at run time over the file's config by themselves.
     let present = applied(config, &store)?;
-    kernel::check(&present)?;
     let kernel = DataPlane::open(&present)?;
     let mut releases = Releases::new(config.services.clone(), kernel, store);
     let attached = releases.take_over().and_then(|()| Ok(releases.kernel_mut().attach()?));
     match attached {
         Ok(attachments) => {
+            let indices = attachments.iter().map(|attachment| attachment.index).collect();
             let interfaces = attachments.into_iter().map(|attachment| {
                 let mode = attachment.mode.name();
                 tracing::info!(interface = attachment.interface, mode, "interface_attached");
                 InterfaceStatus { name: attachment.interface, mode: mode.to_owned() }
             });
-            Ok(Agent::new(releases, interfaces.collect(), Instant::now()))
+            Ok((Agent::new(releases, interfaces.collect(), Instant::now()), indices))
         }
         Err(error) => {
             if let Err(cleanup) = releases.into_kernel().abandon() {
@@ -160,6 +164,7 @@ fn start(config: &Config) -> Result<Agent<DataPlane>, AgentError> {
 
 async fn turn<K: Kernel>(
     agent: &mut Agent<K>,
+    watches: &mut Watches,
     requests: &mut mpsc::Receiver<Request>,
     signals: &mut Signals,
     bpffs: &Path,
@@ -170,10 +175,15 @@ async fn turn<K: Kernel>(
         tokio::select! {
             name = signals.next() => return End::Signal(name),
             Some(request) = requests.recv() => {
+                let may_change = matches!(request, Request::Command { .. });
                 if let Some(end) = answer(agent, request, bpffs) {
                     return end;
                 }
+                if may_change {
+                    watches.follow(agent.subjects());
+                }
             }
+            news = watches.next() => agent.hear(&news),
             _ = ticks.tick() => agent.tick(Instant::now()),
         }
     }

@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use grayxdp_common::{ids::Version, layout::BackendCounters};
+use grayxdp_common::{
+    ids::Version,
+    layout::{BackendCounters, FlowState},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -129,6 +132,9 @@ pub struct VersionStatus {
     /// Sum over the backends.
     #[serde(flatten)]
     pub counters: Counters,
+    /// Of these and of backends that are gone.
+    #[serde(default)]
+    pub flows: Flows,
     /// In the order of the config; then those added at run time, then those removed.
     pub backends: Vec<BackendStatus>,
 }
@@ -149,6 +155,9 @@ pub struct BackendStatus {
     /// Its own counters.
     #[serde(flatten)]
     pub counters: Counters,
+    /// Its own flows.
+    #[serde(default)]
+    pub flows: Flows,
 }
 
 /// The kernel's counters, since the maps were made.
@@ -168,6 +177,48 @@ pub struct Counters {
     pub flow_misses: u64,
     /// Flows that had no place in the flow map.
     pub untracked_flows: u64,
+    /// Of the new flows, those that a pin brought here.
+    #[serde(default)]
+    pub pinned_flows: u64,
+    /// Of the new flows, those that were meant for the other version, of which nobody was live.
+    #[serde(default)]
+    pub fallback_flows: u64,
+    /// ICMP errors about flows that came from backends, or on the way to them.
+    #[serde(default)]
+    pub icmp_errors: u64,
+    /// Connections that were severed.
+    #[serde(default)]
+    pub severed_flows: u64,
+}
+
+/// Flows that are in the flow table now, as counted within the last seconds.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Flows {
+    /// The backend has not answered yet.
+    pub half_open: u64,
+    /// TCP: both sides were seen.
+    pub established: u64,
+    /// TCP: reset, or closed from both sides.
+    pub closing: u64,
+    /// UDP: both sides were seen.
+    pub udp: u64,
+}
+
+impl Flows {
+    /// Those that are not over yet.
+    pub const fn active(&self) -> u64 {
+        self.half_open + self.established + self.udp
+    }
+
+    /// Each state with its name, in order.
+    pub const fn by_state(&self) -> [(FlowState, u64); FlowState::ALL.len()] {
+        [
+            (FlowState::HalfOpen, self.half_open),
+            (FlowState::Established, self.established),
+            (FlowState::Closing, self.closing),
+            (FlowState::Udp, self.udp),
+        ]
+    }
 }
 
 impl From<BackendCounters> for Counters {
@@ -180,9 +231,24 @@ impl From<BackendCounters> for Counters {
             new_flows,
             flow_misses,
             untracked_flows,
-            ..
+            pinned_flows,
+            fallback_flows,
+            icmp_errors,
+            severed_flows,
         } = counters;
-        Self { new_flows, packets_in, bytes_in, packets_out, bytes_out, flow_misses, untracked_flows }
+        Self {
+            new_flows,
+            packets_in,
+            bytes_in,
+            packets_out,
+            bytes_out,
+            flow_misses,
+            untracked_flows,
+            pinned_flows,
+            fallback_flows,
+            icmp_errors,
+            severed_flows,
+        }
     }
 }
 

@@ -6,30 +6,37 @@ use grayxdp_common::ids::Version;
 
 use super::{
     kernel::Kernel,
-    releases::Releases,
+    releases::{Releases, then},
     shapes::{
-        BackendStatus, PinRuleBody, PinStatus, PinsStatus, ScheduleStatus, ServiceStatus, ShardStatus, VersionStatus,
-        Versions, rounded,
+        BackendStatus, Flows, PinRuleBody, PinStatus, PinsStatus, ScheduleStatus, ServiceStatus, ShardStatus,
+        VersionStatus, Versions, rounded,
     },
     signals,
 };
 use crate::{
-    config::{ServiceConfig, WhenEmpty},
+    config::ServiceConfig,
     decide::{
         controller::{Release, State},
         pin::Pin,
-        settings::{BackendState, Member, Origin, Settings},
+        settings::{BackendState, Member, Origin},
         weights::Weights,
     },
-    kernel::BackendReading,
+    kernel::{BackendReading, FlowReading},
     percent::percent,
 };
+
+/// What the kernel counted, a moment ago.
+#[derive(Clone, Copy)]
+pub(super) struct Counted<'a> {
+    pub(super) readings: &'a [BackendReading],
+    pub(super) flows: &'a [FlowReading],
+}
 
 /// A service as it stands, with readings made a moment ago.
 pub(super) fn service_status<K: Kernel>(
     releases: &Releases<K>,
     index: usize,
-    readings: &[BackendReading],
+    counted: Counted<'_>,
     measured_share: Option<f64>,
 ) -> ServiceStatus {
     let service = &releases.services()[index];
@@ -45,7 +52,7 @@ pub(super) fn service_status<K: Kernel>(
         key: service.key.name().to_owned(),
         state: release.state.name().to_owned(),
         reason: reason(release, releases.store_fault()),
-        warning: warning(service, settings, releases.unstored(index)),
+        warning: warning(releases, index),
         weight: percent(release.weights.mean()),
         kernel_weight: kernel.as_ref().map(|weights| percent(weights.mean())),
         shards: shards(service, &release.weights, kernel.as_ref()),
@@ -53,8 +60,8 @@ pub(super) fn service_status<K: Kernel>(
         schedule: schedule(service, release),
         pins: settings.pins(&service.pins).len(),
         versions: Versions {
-            v1: version(service, settings, index, Version::V1, readings),
-            v2: version(service, settings, index, Version::V2, readings),
+            v1: version(releases, index, Version::V1, counted),
+            v2: version(releases, index, Version::V2, counted),
         },
     }
 }
@@ -67,18 +74,17 @@ fn reason(release: &Release, store_fault: Option<&str>) -> String {
 }
 
 /// Not more than one sentence for each thing that needs a person.
-fn warning(service: &ServiceConfig, settings: &Settings, unstored: Option<String>) -> Option<String> {
-    let backends = settings.backends(&service.members());
+fn warning<K: Kernel>(releases: &Releases<K>, index: usize) -> Option<String> {
+    let service = &releases.services()[index];
+    let (backends, unstored) = (releases.shown_backends(index), releases.unstored(index));
+    let is_disbelieved = releases.is_disbelieved(index);
     let is_empty = |version: Version| {
         !backends.iter().any(|backend| backend.version == version && backend.state == BackendState::Live)
     };
-    let empty = Version::ALL.into_iter().filter(|version| is_empty(*version)).map(|version| {
-        let then = match service.when_empty {
-            WhenEmpty::OtherVersion => "new connections meant for it go to the other version",
-            WhenEmpty::Drop => "new connections meant for it are dropped",
-        };
-        format!("{} has no live backend: {then}", version.name())
-    });
+    let empty = Version::ALL
+        .into_iter()
+        .filter(|version| is_empty(*version))
+        .map(|version| format!("{} has no live backend: {}", version.name(), then(service.when_empty, is_disbelieved)));
     let all: Vec<String> = unstored.into_iter().chain(empty).collect();
     if all.is_empty() { None } else { Some(all.join("; ")) }
 }
@@ -139,20 +145,16 @@ pub(super) fn seconds(length: Duration) -> f64 {
     rounded(length.as_secs_f64())
 }
 
-fn version(
-    service: &ServiceConfig,
-    settings: &Settings,
-    index: usize,
-    version: Version,
-    readings: &[BackendReading],
-) -> VersionStatus {
+fn version<K: Kernel>(releases: &Releases<K>, index: usize, version: Version, counted: Counted<'_>) -> VersionStatus {
+    let Counted { readings, flows } = counted;
+    let (service, settings) = (&releases.services()[index], releases.settings(index));
     let [v1, v2] = signals::version_sums(readings, index);
     let sum = match version {
         Version::V1 => v1,
         Version::V2 => v2,
     };
     let members = service.members();
-    let states = settings.backends(&members);
+    let states = releases.shown_backends(index);
     let there = settings.members(&members).into_iter().map(|(member, origin)| {
         let state = states.iter().find(|backend| backend.address == member.address).map(|backend| backend.state);
         (member, state.unwrap_or(BackendState::Live).name(), origin)
@@ -166,7 +168,20 @@ fn version(
         };
         let counters = readings.iter().find(is_own).map(|reading| reading.counters).unwrap_or_default();
         let (state, origin) = (state.to_owned(), origin.name().to_owned());
-        BackendStatus { address, weight, state, origin, counters: counters.into() }
+        let flows = flows_of(flows, |each| (each.service, each.version, each.address) == (index, version, address));
+        BackendStatus { address, weight, state, origin, counters: counters.into(), flows }
     });
-    VersionStatus { counters: sum.into(), backends: backends.collect() }
+    let all_flows = flows_of(flows, |each| (each.service, each.version) == (index, version));
+    VersionStatus { counters: sum.into(), flows: all_flows, backends: backends.collect() }
+}
+
+fn flows_of(readings: &[FlowReading], picks: impl Fn(&FlowReading) -> bool) -> Flows {
+    let mut sum = Flows::default();
+    for [half_open, established, closing, udp] in readings.iter().filter(|each| picks(each)).map(|each| each.flows) {
+        sum.half_open += u64::from(half_open);
+        sum.established += u64::from(established);
+        sum.closing += u64::from(closing);
+        sum.udp += u64::from(udp);
+    }
+    sum
 }

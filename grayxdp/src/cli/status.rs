@@ -3,11 +3,11 @@
 use std::fmt::Write as _;
 
 use super::print::{self, Align};
-use crate::agent::shapes::{AgentStatus, Counters, PinsStatus, ServiceStatus, ShardStatus};
+use crate::agent::shapes::{AgentStatus, Counters, Flows, PinsStatus, ServiceStatus, ShardStatus};
 
-/// Names of the columns of counters, as [`cells`] fills them.
-const COLUMNS: [&str; 7] =
-    ["new flows", "packets in", "bytes in", "packets out", "bytes out", "flow misses", "untracked"];
+/// Names of the columns: active flows, and counters, as [`cells`] fills them.
+const COLUMNS: [&str; 8] =
+    ["active", "new flows", "packets in", "bytes in", "packets out", "bytes out", "flow misses", "untracked"];
 
 /// All of it; ends with a line break.
 pub(crate) fn status(status: &AgentStatus) -> String {
@@ -146,11 +146,11 @@ fn schedule(service: &ServiceStatus) -> String {
 
 fn table(service: &ServiceStatus) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();
-    let mut add = |name: String, counters: Counters| {
-        rows.push(std::iter::once(name).chain(cells(counters)).collect());
+    let mut add = |name: String, flows: Flows, counters: Counters| {
+        rows.push([name, count(flows.active())].into_iter().chain(cells(counters)).collect());
     };
     for (version, status) in service.versions.iter() {
-        add(version.to_owned(), status.counters);
+        add(version.to_owned(), status.flows, status.counters);
         for backend in &status.backends {
             let mut name = format!("  {} weight {}", backend.address, backend.weight);
             if !backend.state.is_empty() && backend.state != "live" {
@@ -159,7 +159,7 @@ fn table(service: &ServiceStatus) -> String {
             if backend.origin == "run-time" && backend.state != "removed" {
                 name.push_str(", added");
             }
-            add(name, backend.counters);
+            add(name, backend.flows, backend.counters);
         }
     }
     let mut columns = vec![("", Align::Left)];
@@ -315,7 +315,8 @@ dscp 46                 v1       run-time
             "measured_share":9.87,"schedule":{"kind":"linear","elapsed_s":61.5,"duration_s":300.0,"next_weight":30.0,
             "next_in_s":28.5},"versions":{
             "v1":{"new_flows":900,"packets_in":9000,"bytes_in":900000,"packets_out":9000,"bytes_out":123456789,
-            "flow_misses":0,"untracked_flows":0,"backends":[{"address":"10.0.1.10:8080","weight":1,"new_flows":900,
+            "flow_misses":0,"untracked_flows":0,"flows":{"half_open":1,"established":9,"closing":5,"udp":2},
+            "backends":[{"address":"10.0.1.10:8080","weight":1,"new_flows":900,
             "packets_in":9000,"bytes_in":900000,"packets_out":9000,"bytes_out":123456789,"flow_misses":0,
             "untracked_flows":0}]},
             "v2":{"new_flows":100,"packets_in":1000,"bytes_in":100000,"packets_out":1000,"bytes_out":9876,
@@ -329,10 +330,10 @@ web  tcp 203.0.113.10:80, nat, key source-ip
   state     progressing: follows the schedule (linear)
   v2 share  wanted 20.00 %   kernel 10.00 % !   measured 9.9 % (last 10 s)
   schedule  linear, 1 m 1 s of 5 m 0 s, next 30.00 % in 28.5 s
-                             new flows  packets in   bytes in  packets out  bytes out  flow misses  untracked
-  v1                               900        9000  878.9 KiB         9000  117.7 MiB            0          0
-    10.0.1.10:8080 weight 1        900        9000  878.9 KiB         9000  117.7 MiB            0          0
-  v2                               100        1000   97.7 KiB         1000     9876 B            1          0
+                             active  new flows  packets in   bytes in  packets out  bytes out  flow misses  untracked
+  v1                             12        900        9000  878.9 KiB         9000  117.7 MiB            0          0
+    10.0.1.10:8080 weight 1       0        900        9000  878.9 KiB         9000  117.7 MiB            0          0
+  v2                              0        100        1000   97.7 KiB         1000     9876 B            1          0
 ";
         assert_eq!(super::status(&status), expected);
 

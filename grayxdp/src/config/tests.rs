@@ -686,7 +686,14 @@ fn the_packaged_config_and_all_its_comments_are_valid() {
         Some((key.to_owned(), code.split(" #").next().unwrap_or(code).trim().to_owned()))
     };
     let (mut seen, mut defaults) = (std::collections::BTreeSet::new(), Vec::new());
-    for line in packaged.lines() {
+    let (rest, check) = packaged.split_once("# [service.health]\n").expect("the checks come last");
+    let check: String =
+        check.lines().filter_map(|line| line.strip_prefix("# ")).map(|line| format!("{line}\n")).collect();
+    let checked =
+        parse(&format!("{rest}[service.health]\n{check}")).unwrap_or_else(|errors| panic!("{errors}\n{check}"));
+    assert!(checked.services.iter().all(|service| service.health.is_some()));
+    seen.insert("health".to_owned());
+    for line in rest.lines() {
         // Only one `mode`, `shards` or `schedule` at a time: the first is the default.
         match key(line) {
             Some((key, code)) => {

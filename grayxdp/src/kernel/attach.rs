@@ -107,7 +107,7 @@ impl Plan {
         let mut added: Vec<(Attachment, PinnedLink)> = Vec::new();
         for interface in &self.added {
             match attach_new(program, pins, interface, wanted) {
-                Ok((mode, link)) => added.push((Attachment { interface: interface.name.clone(), mode }, link)),
+                Ok((mode, link)) => added.push((attachment(interface, mode), link)),
                 Err(error) => {
                     remove_added(pins, &added);
                     return Err(error);
@@ -117,7 +117,7 @@ impl Plan {
         let mut attached = Vec::new();
         for (interface, pin) in &self.kept {
             let link = replace(program, interface, pin).inspect_err(|_| remove_added(pins, &added))?;
-            attached.push((Attachment { interface: interface.name.clone(), mode: pin.mode }, link));
+            attached.push((attachment(interface, pin.mode), link));
         }
         attached.extend(added);
         for pin in &self.stale {
@@ -156,8 +156,12 @@ fn rename(pin: &mut LinkPin, to: std::path::PathBuf) -> Result<(), KernelError> 
 }
 
 /// Takes the program off the devices that it was newly attached to.
+fn attachment(interface: &Interface, mode: AttachedMode) -> Attachment {
+    Attachment { interface: interface.name.clone(), index: interface.index, mode }
+}
+
 fn remove_added(pins: &Pins, added: &[(Attachment, PinnedLink)]) {
-    for (Attachment { interface, mode }, _) in added {
+    for (Attachment { interface, mode, .. }, _) in added {
         let path = pins.link(interface, *mode);
         if let Err(error) = fs::remove_file(&path) {
             tracing::warn!(path = %path.display(), %error, "link_not_removed");

@@ -15,7 +15,7 @@ use grayxdp_common::{
     ids::{BackendId, Version},
     layout::{
         FLOW_SEVER, FLOW_TICK_SHIFT, FLOW_UDP, FlowBucket, FlowEntry, FlowOwner, FlowSeen, FlowState, IdleTicks,
-        flow_tick,
+        flow_tick, long_flow_tick,
     },
     limits::{BACKENDS_MAX, FLOW_ENTRIES_PER_BUCKET},
 };
@@ -42,11 +42,21 @@ pub(super) const fn flows_of(buckets: u32) -> u32 {
 
 /// The present flow tick, by the clock that the packet program reads.
 pub(super) fn now_tick() -> u16 {
+    flow_tick(now_ns())
+}
+
+/// The flow tick, not wrapping, that will have passed when this time has.
+pub(super) fn tick_after(time: Duration) -> u32 {
+    let time_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    long_flow_tick(now_ns().saturating_add(time_ns))
+}
+
+fn now_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes one timespec. The call fails only for a clock that it does not know.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
     let part = |value: i64| u64::try_from(value).unwrap_or(0);
-    flow_tick(part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec))
+    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
 }
 
 /// A flow, as far as the table knows it.

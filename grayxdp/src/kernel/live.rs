@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use grayxdp_common::{
@@ -12,7 +12,7 @@ use grayxdp_common::{
     limits::ROUTES_MAX,
 };
 
-use super::{BackendSetup, DataPlane, KernelError, PinRules, entries, failure, fill, inventory, no_service};
+use super::{BackendSetup, DataPlane, KernelError, PinRules, entries, failure, fill, flows, inventory, no_service};
 
 impl DataPlane {
     /// Makes these the backends of v1 and v2 of a service. Whoever is new gets new flows; whoever left keeps the flows that
@@ -127,6 +127,12 @@ impl DataPlane {
             entry.next_hop = known.get(&entry.endpoint.address).copied().unwrap_or_default();
             self.maps.set_next_hop(id, entry);
         }
+    }
+
+    /// Lets packets go by next hops and routes for so long from now on; zero: the kernel is asked from now on.
+    pub fn lease_hops(&mut self, time: Duration) {
+        let until = if time.is_zero() { 0 } else { flows::tick_after(time) };
+        self.maps.set_hops_until(until);
     }
 
     /// Makes these the routes of replies; the most specific that covers an address counts. To addresses that none covers,

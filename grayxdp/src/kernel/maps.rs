@@ -33,6 +33,7 @@ pub(super) const INVENTORY_MAPS: [&str; 6] = ["CONTROL", "SERVICES", "WEIGHTS", 
 // Words of values that are changed under a running program.
 const CONTROL_ROUTES: usize = std::mem::offset_of!(Control, routes) / 8;
 const CONTROL_IDLE: usize = std::mem::offset_of!(Control, idle_ticks) / 8;
+const CONTROL_LEASE: usize = std::mem::offset_of!(Control, hops_until) / 8;
 const CONTROL_TRACE: usize = std::mem::offset_of!(Control, trace_one_in) / 8;
 const SERVICE_FLAGS: usize = std::mem::offset_of!(ServiceEntry, flags) / 8;
 const SERVICE_DSCP: usize = std::mem::offset_of!(ServiceEntry, dscp_pins) / 8;
@@ -44,6 +45,7 @@ const _: () = {
     assert!(std::mem::offset_of!(Control, owners) == 0);
     assert!(std::mem::offset_of!(Control, idle_ticks) % 8 == 0 && size_of::<IdleTicks>() == 8);
     assert!(std::mem::offset_of!(Control, trace_service) / 8 == CONTROL_TRACE);
+    assert!(std::mem::offset_of!(Control, hops_until) % 8 == 4);
     assert!(std::mem::offset_of!(ServiceEntry, dscp_pins) % 8 == 0);
     assert!(std::mem::offset_of!(BackendEntry, endpoint) + std::mem::offset_of!(Endpoint, protocol) == 18);
     assert!(BACKEND_FLAGS == 2 && std::mem::offset_of!(BackendEntry, service) / 8 == BACKEND_FLAGS);
@@ -160,6 +162,12 @@ impl Maps {
         }
         self.control.store_word(0, CONTROL_ROUTES, word & u64::from(u32::MAX) | (table | count << 8) << 32);
         self.grace.begin();
+    }
+
+    /// Says until when next hops and routes may be gone by, in flow ticks that do not wrap.
+    pub(super) fn set_hops_until(&self, tick: u32) {
+        let word = self.control_word(CONTROL_LEASE) & u64::from(u32::MAX);
+        self.control.store_word(0, CONTROL_LEASE, word | u64::from(tick) << 32);
     }
 
     /// Changes how long flows may be idle.

@@ -47,7 +47,7 @@ pub use self::{
     error::KernelError,
     events::TraceEvents,
     flows::{Census, Flow},
-    observe::{BackendReading, TestOutcome},
+    observe::{BackendReading, FlowReading, TestOutcome},
     pins::AttachedMode,
     setup::{
         BackendSetup, ForwardMode, Network, PinRules, ServiceSetup, Setup, Shards, SourcePorts, Standing, WhenEmpty,
@@ -60,6 +60,8 @@ pub use self::{
 pub struct Attachment {
     /// Name of the device.
     pub interface: String,
+    /// Its index.
+    pub index: u32,
     /// How it runs there.
     pub mode: AttachedMode,
 }
@@ -217,6 +219,16 @@ impl DataPlane {
     pub fn set_weight(&mut self, service: usize, weight: Weight) -> Result<(), KernelError> {
         let count = self.weight_slots(service).ok_or_else(|| no_service("write a weight", service))?.len();
         self.set_weights(service, &vec![weight; count])
+    }
+
+    /// How many services there are.
+    pub const fn service_count(&self) -> usize {
+        self.setup.services.len()
+    }
+
+    /// How many shards a service has; 0 where there is no such service.
+    pub fn shard_count(&self, service: usize) -> usize {
+        self.weight_slots(service).map_or(0, |slots| slots.len())
     }
 
     fn weight_slots(&self, service: usize) -> Option<std::ops::Range<u32>> {

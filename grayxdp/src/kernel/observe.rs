@@ -9,7 +9,7 @@ use std::{
 use aya::programs::{TestRun as _, TestRunOptions};
 use grayxdp_common::{
     ids::{BackendId, ServiceId, Version},
-    layout::{BackendCounters, BackendEntry, FLOW_SEVER, FlowHash, IdleTicks, NO_SERVICE},
+    layout::{BackendCounters, BackendEntry, FLOW_SEVER, FlowHash, FlowState, IdleTicks, NO_SERVICE},
     limits::{BACKENDS_MAX, FLOW_ENTRIES_PER_BUCKET},
     verdict::Verdict,
 };
@@ -31,6 +31,19 @@ pub struct BackendReading {
     pub address: SocketAddr,
     /// Since it was first seen; over all CPUs.
     pub counters: BackendCounters,
+}
+
+/// Flows of a backend, as the last sweep counted them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowReading {
+    /// Index into the config's services.
+    pub service: usize,
+    /// The version that the backend serves, or served.
+    pub version: Version,
+    /// Where.
+    pub address: SocketAddr,
+    /// In the order of [`FlowState::ALL`].
+    pub flows: [u32; FlowState::ALL.len()],
 }
 
 /// How a packet fared in [`DataPlane::test_run`].
@@ -83,6 +96,21 @@ impl DataPlane {
         let limit = |id: BackendId| limits.get(usize::from(id.raw())).copied().unwrap_or(default);
         let census = self.maps.flows.sweep(now_tick(), limit);
         &self.census.insert((began, census)).1
+    }
+
+    /// What the last sweep counted for every backend of the services, those that left included; nothing before the first.
+    pub fn flow_readings(&self) -> Vec<FlowReading> {
+        let Some((_, census)) = &self.census else { return Vec::new() };
+        let reading = |service: usize, (id, version, address)| FlowReading {
+            service,
+            version,
+            address,
+            flows: FlowState::ALL.map(|state| census.active(id, state)),
+        };
+        let services = 0..self.setup.services.len();
+        services
+            .flat_map(|service| self.backends(service).into_iter().map(move |each| reading(service, each)))
+            .collect()
     }
 
     /// By backend: a UDP conversation's limit is its service's own.

@@ -192,6 +192,22 @@ impl Store {
         write(connection, entries).map_err(|source| StoreError::Write { path: path.clone(), source })
     }
 
+    /// Writes about as much as a take-over does, and takes it out again: whether the disk has room is known afterwards.
+    pub fn probe(&mut self) -> Result<(), StoreError> {
+        const BYTES: usize = 32 << 10;
+        // No service has this name. Should the agent die in between, the row stays until the next probe.
+        let written = self
+            .connection
+            .execute(
+                "INSERT OR REPLACE INTO releases
+                     (service, state, schedule_time_ms, weights, schedule, shards, canary, settings, reason, updated_ms)
+                 VALUES ('', '', 0, '', '', '', '', '', ?1, 0)",
+                [" ".repeat(BYTES)],
+            )
+            .and_then(|_| self.connection.execute("DELETE FROM releases WHERE service = ''", []));
+        written.map(drop).map_err(|source| StoreError::Write { path: self.path.clone(), source })
+    }
+
     /// The last events of a service, the latest first.
     pub fn recent_events(&self, service: &str, count_max: u32) -> Result<Vec<(SystemTime, HistoryEvent)>, StoreError> {
         history::recent(&self.connection, service, count_max).map_err(|source| self.read_error(source))

@@ -181,3 +181,15 @@ fn a_path_that_cannot_be_used_is_named() {
     let error = Store::open(Path::new("/proc/state.db")).expect_err("not writable");
     assert!(error.to_string().contains("/proc/state.db"), "{error}");
 }
+
+#[test]
+fn a_probe_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut store = Store::open(&directory.path().join("state.db")).expect("a new store");
+    store.append(&[entry("web", 1000, None)]).expect("writable");
+    store.probe().expect("writable");
+    store.probe().expect("writable");
+    let count: u32 =
+        store.connection.query_row("SELECT count(*) FROM releases", [], |row| row.get(0)).expect("readable");
+    assert_eq!(count, 1);
+}

@@ -32,7 +32,7 @@ link set gb address 02:00:00:00:00:b0 up
 link set ga-peer up
 link set gb-peer up
 address add 10.77.1.1/24 dev ga
-address add 10.77.2.1/24 dev gb
+address add 10.77.2.254/24 dev gb
 route add 198.51.100.0/24 via 10.77.1.7 dev ga
 neighbour add 10.77.1.7 lladdr 02:00:00:00:00:0c dev ga nud permanent
 ";

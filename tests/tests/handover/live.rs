@@ -156,6 +156,8 @@ fn next_hops_and_routes_are_used_when_told() {
         let mac = |last: u8| [u16::from_ne_bytes([6, 0]), 0, u16::from_ne_bytes([0, last])];
         let hop = |last: u8| NextHop { destination_mac: mac(last), mtu: 1500, interface: 1, ..NextHop::default() };
         plane.set_next_hops(&[(address(A).ip(), Some(hop(1)))]);
+        assert_eq!(syn(&mut plane, client(1000), vip), Some([2, 0, 0, 0, 0, 0x0b]), "they are not lent yet");
+        plane.lease_hops(Duration::from_secs(60));
         assert_eq!(syn(&mut plane, client(1001), vip), Some([6, 0, 0, 0, 0, 1]));
         // A backend that joins behind the same address gets it too.
         plane.set_backends(0, [pool(&[("10.77.2.1:9090", Standing::Serving)]), vec![]]).expect("room");
@@ -177,6 +179,9 @@ fn next_hops_and_routes_are_used_when_told() {
             plane.set_routes(&routes).expect("few");
             assert_eq!(syn(&mut plane, backend, client(1003)), Some([6, 0, 0, 0, 0, 8]));
         }
+        plane.lease_hops(Duration::ZERO);
+        assert_eq!(syn(&mut plane, backend, client(1003)), Some([2, 0, 0, 0, 0, 0x0c]), "nobody keeps them fresh");
+        plane.lease_hops(Duration::from_secs(60));
         plane.set_routes(&[]).expect("few");
         assert_eq!(syn(&mut plane, backend, client(1003)), Some([2, 0, 0, 0, 0, 0x0c]));
         assert!(plane.set_routes(&vec![Route::default(); 33]).is_err());

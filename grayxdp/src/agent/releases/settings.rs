@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use grayxdp_common::{ids::Version, limits::BACKENDS_PER_VERSION_MAX};
 
-use super::{Cause, CommandError, Releases};
+use super::{Cause, CommandError, Releases, health};
 use crate::{
     agent::kernel::Kernel,
     config::{Backend, Config, Pool, ServiceConfig},
@@ -62,6 +62,7 @@ impl<K: Kernel> Releases<K> {
         let index = self.index(name)?;
         let Planned { settings, way, sentence } = self.plan_change(index, change)?;
         let before = self.replace_settings(index, settings);
+        health::still_there(&self.services[index], change, &mut self.standings[index].down);
         let entry = |releases: &Self, cause: Cause<'_>, sentence: &str| {
             let mut entry = releases.entry(index, releases.release(index), releases.release(index), Some(cause));
             entry.event.iter_mut().for_each(|event| sentence.clone_into(&mut event.reason));
@@ -182,7 +183,7 @@ impl<K: Kernel> Releases<K> {
 
     /// The one place where the kernel is told of backends.
     pub(super) fn set_backends(&mut self, index: usize) -> Result<(), KernelError> {
-        let backends = self.settings(index).backends(&self.services[index].members());
+        let backends = self.backends(index);
         self.kernel.set_backends(index, &backends)
     }
 

@@ -1,6 +1,6 @@
 //! What a new agent makes of what the last one left: in the store, and in the kernel.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
@@ -58,7 +58,10 @@ impl<K: Kernel> Releases<K> {
             shards_text,
             settings,
             canary,
+            down: BTreeSet::new(),
+            health_behind: false,
             kernel_behind: false,
+            severs_again: false,
             retry_in: Duration::ZERO,
             complaint: None,
         }

@@ -486,14 +486,22 @@ fn a_rollback_severs_where_the_config_wants_it() {
     releases.kernel.fails_to_set = false;
     releases.command("web", Event::Rollback, PERSON).expect("rolled back");
     assert_eq!(releases.kernel.severed, [WEB]);
+    // What a packet began that had its backend before.
+    releases.advance(SECOND);
+    releases.advance(SECOND);
+    assert_eq!(releases.kernel.severed, [WEB; 2]);
     // Severed when the weight is there at last.
     releases.command("web", Event::SetWeight(percent(50)), PERSON).expect("set");
     releases.kernel.fails_to_lower = true;
     releases.command("web", Event::Rollback, PERSON).expect_err("not lowered");
-    assert_eq!(releases.kernel.severed, [WEB]);
+    assert_eq!(releases.kernel.severed, [WEB; 2]);
     releases.kernel.fails_to_lower = false;
     releases.advance(SECOND * 2);
-    assert_eq!(releases.kernel.severed, [WEB, WEB]);
+    assert_eq!(releases.kernel.severed, [WEB; 3]);
+    // Nothing that began since is severed.
+    releases.command("web", Event::SetWeight(percent(50)), PERSON).expect("set");
+    releases.advance(SECOND * 2);
+    assert_eq!(releases.kernel.severed, [WEB; 3]);
 }
 
 /// What can come to pass.

@@ -55,7 +55,7 @@ impl TestAgent {
         ready.send(listeners.metrics.local_addr().expect("an address")).expect("the test waits");
         let mut signals = Signals::new().expect("signals");
         let (servers, mut requests) = Servers::start(listeners);
-        let end = turn(&mut agent, &mut requests, &mut signals, &config.agent.bpffs).await;
+        let end = turn(&mut agent, &mut Watches::default(), &mut requests, &mut signals, &config.agent.bpffs).await;
         if let End::Detach { answer, .. } = end {
             answer.send(Ok(())).expect("somebody asked");
         }
