@@ -32,6 +32,7 @@ pub(super) const INVENTORY_MAPS: [&str; 6] = ["CONTROL", "SERVICES", "WEIGHTS", 
 
 // Words of values that are changed under a running program.
 const CONTROL_ROUTES: usize = std::mem::offset_of!(Control, routes) / 8;
+const CONTROL_HOPS_UNTIL: usize = std::mem::offset_of!(Control, hops_until) / 8;
 const CONTROL_IDLE: usize = std::mem::offset_of!(Control, idle_ticks) / 8;
 const CONTROL_LEASE: usize = std::mem::offset_of!(Control, hops_until) / 8;
 const CONTROL_TRACE: usize = std::mem::offset_of!(Control, trace_one_in) / 8;
@@ -43,6 +44,7 @@ const HOP_INTERFACE: usize = std::mem::offset_of!(NextHop, interface) / 8;
 
 const _: () = {
     assert!(std::mem::offset_of!(Control, owners) == 0);
+    assert!(std::mem::offset_of!(Control, hops_until) % 8 == 4, "it shares a word with the source ports");
     assert!(std::mem::offset_of!(Control, idle_ticks) % 8 == 0 && size_of::<IdleTicks>() == 8);
     assert!(std::mem::offset_of!(Control, trace_service) / 8 == CONTROL_TRACE);
     assert!(std::mem::offset_of!(Control, hops_until) % 8 == 4);
@@ -179,6 +181,12 @@ impl Maps {
     pub(super) fn set_trace(&self, one_in: u32, service: u32) {
         let control = Control { trace_one_in: one_in, trace_service: service, ..Control::default() };
         self.control.store_word_of(0, CONTROL_TRACE, &control);
+    }
+
+    /// Says until when next hops and routes may be gone by, in flow ticks that do not wrap.
+    pub(super) fn set_hops_until(&self, tick: u32) {
+        let ports = self.control_word(CONTROL_HOPS_UNTIL) & u64::from(u32::MAX);
+        self.control.store_word(0, CONTROL_HOPS_UNTIL, ports | u64::from(tick) << 32);
     }
 
     fn control_word(&self, nth: usize) -> u64 {

@@ -132,6 +132,11 @@ impl DataPlane {
         self.maps.flows.sever(|backend| backends.contains(&backend))
     }
 
+    /// Forgets every flow, as if none had ever been: what comes next begins anew. Returns how many there were.
+    pub fn forget_flows(&self) -> u64 {
+        self.maps.flows.forget(|_| true)
+    }
+
     /// Every flow, while the table goes on changing.
     pub fn flows(&self) -> impl Iterator<Item = Flow> {
         let now = now_tick();

@@ -2,7 +2,7 @@
 
 use grayxdp_common::verdict::Verdict;
 
-use crate::fixture::{Frame, Kind, SERVICES, XDP_DROP, XDP_PASS, XDP_REDIRECT, backend, ip, request, with_bench};
+use crate::fixture::{Frame, Kind, SERVICES, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX, backend, ip, request, with_bench};
 
 fn first_kind(service: &str) -> Kind {
     if service.starts_with("tcp") { Kind::Syn } else { Kind::Udp }
@@ -128,12 +128,25 @@ fn a_packet_to_a_backend_without_a_route_is_counted_as_such() {
 }
 
 #[test]
-fn a_packet_larger_than_the_way_out_is_left_to_the_kernel() {
+fn a_packet_larger_than_the_way_out_is_left_to_the_kernel_where_it_may_be_fragmented() {
     with_bench("too-big", "", |bench| {
         const PAYLOAD: &[u8] = &[7; 1_600];
+        let may_be_fragmented = |frame: Frame| {
+            let mut bytes = frame.bytes();
+            bytes[20] = 0;
+            bytes[24..26].fill(0);
+            let sum: u32 = bytes[14..34].chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
+            let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).expect("one carry");
+            bytes[24..26].copy_from_slice(&(!folded).to_be_bytes());
+            bytes
+        };
         let sent = Frame { payload: PAYLOAD, ..request("udp4", Kind::Udp, 41_006) };
-        let (verdict, outcome) = bench.run(&sent.bytes());
+        let (verdict, outcome) = bench.run(&may_be_fragmented(sent));
         assert_eq!((verdict, outcome.action), (Verdict::HandedTooBig, XDP_PASS));
-        assert_eq!(outcome.packet, Frame { destination: backend("udp4", 1), ..sent }.bytes());
+        assert_eq!(outcome.packet, may_be_fragmented(Frame { destination: backend("udp4", 1), ..sent }));
+        let (verdict, outcome) = bench.run(&sent.bytes());
+        assert_eq!((verdict, outcome.action), (Verdict::AnsweredTooBig, XDP_TX));
+        assert_eq!(outcome.packet[14..][..540][28..], sent.bytes()[14..][..512], "the quote");
+        assert_eq!(outcome.packet[34..42], [3, 4, outcome.packet[36], outcome.packet[37], 0, 0, 1500_u16.to_be_bytes()[0], 1500_u16.to_be_bytes()[1]]);
     });
 }
