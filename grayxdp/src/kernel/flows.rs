@@ -143,6 +143,12 @@ impl FlowTable {
         self.buckets.len()
     }
 
+    /// All words, bucket after bucket.
+    #[cfg(feature = "bench")]
+    pub(super) fn words(&self) -> &[AtomicU64] {
+        self.buckets.words()
+    }
+
     /// First and second word of every entry, in order.
     fn entries(&self) -> impl Iterator<Item = (&AtomicU64, &AtomicU64)> {
         self.buckets.words().chunks_exact(2).filter_map(|words| match words {

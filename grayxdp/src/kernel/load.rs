@@ -17,7 +17,8 @@ use super::{
     pins::Pins,
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/grayxdp-ebpf"));
+/// The program that the agent loads.
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/grayxdp-ebpf"));
 const PROGRAM: &str = "grayxdp";
 
 /// Capacities that depend on the setup.
@@ -70,7 +71,7 @@ pub(super) fn inspect(pins: &Pins, shown: &Path, max_flows: u32) -> Result<Optio
 
 /// Loads the program. State is pinned, or taken over where it is pinned already; maps that the next agent is to read are
 /// pinned under the program's number, which is returned too.
-pub(super) fn load(pins: &Pins, capacities: Capacities) -> Result<(Ebpf, u32), KernelError> {
+pub(super) fn load(object: &[u8], pins: &Pins, capacities: Capacities) -> Result<(Ebpf, u32), KernelError> {
     let mut loader = EbpfLoader::new();
     loader
         .map_max_entries("FLOWS", capacities.buckets)
@@ -81,7 +82,7 @@ pub(super) fn load(pins: &Pins, capacities: Capacities) -> Result<(Ebpf, u32), K
         loader.map_pin_path(name, pins.map(name));
     }
     let refused = |error: &dyn std::error::Error| KernelError::Load { reason: causes(error) };
-    let mut ebpf = loader.load(OBJECT).map_err(|error| refused(&error))?;
+    let mut ebpf = loader.load(object).map_err(|error| refused(&error))?;
     let program = xdp(&mut ebpf)?;
     verify(program).map_err(|error| refused(&error))?;
     let info = program.info().map_err(|error| refused(&error))?;

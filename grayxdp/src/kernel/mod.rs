@@ -6,6 +6,8 @@
 //! the links to it ([`DataPlane::attach`]). Up to that moment nothing that packets read has changed.
 
 mod attach;
+#[cfg(feature = "bench")]
+mod bench;
 mod entries;
 mod error;
 mod events;
@@ -104,7 +106,10 @@ impl DataPlane {
     /// # Errors
     /// Any [`KernelError`]; running traffic is left as it was.
     pub fn open(setup: impl Into<Setup>) -> Result<Self, KernelError> {
-        let setup = setup.into();
+        Self::open_with(load::OBJECT, setup.into())
+    }
+
+    fn open_with(object: &[u8], setup: Setup) -> Result<Self, KernelError> {
         let interfaces = preflight::check(&setup)?;
         let pins = Pins::claim(&setup.bpffs)?;
         let meta = load::inspect(&pins, &setup.bpffs, setup.max_flows)?;
@@ -116,7 +121,7 @@ impl DataPlane {
         let former = Former::read(&pins, &setup.bpffs, &programs)?;
         let blueprint = Blueprint::new(&setup, &former)?;
         let fresh = meta.is_none();
-        let opened = Self::load_and_fill(&setup, &pins, &interfaces, blueprint, meta, programs.is_empty());
+        let opened = Self::load_and_fill(object, &setup, &pins, &interfaces, blueprint, meta, programs.is_empty());
         match opened {
             Ok((ebpf, program, maps, blueprint, flow_key)) => Ok(Self {
                 ebpf,
@@ -145,6 +150,7 @@ impl DataPlane {
     }
 
     fn load_and_fill(
+        object: &[u8],
         setup: &Setup,
         pins: &Pins,
         interfaces: &[preflight::Interface],
@@ -153,7 +159,7 @@ impl DataPlane {
         is_nothing_running: bool,
     ) -> Result<(Ebpf, u32, Maps, Blueprint, [u64; 2]), KernelError> {
         let capacities = blueprint.capacities(setup);
-        let (mut ebpf, program) = load::load(pins, capacities)?;
+        let (mut ebpf, program) = load::load(object, pins, capacities)?;
         let mut maps = Maps::take(&mut ebpf)?;
         if meta.is_some() && is_nothing_running {
             // Without a program's maps the numbers in the flow table mean nothing.

@@ -1,0 +1,261 @@
+//! Makes the flows of a case, and measures its packets beside the harness alone.
+
+use anyhow::{Context as _, Result, ensure};
+use aya::Ebpf;
+
+use crate::{
+    case::{Case, FLOWS, Kind, Subject, Traffic},
+    grayxdp::Grayxdp,
+    lru::Lru,
+    rig::{self, XDP_TX},
+    world::{self, Packet},
+};
+
+/// Both tables are made for so many flows.
+pub(crate) const MAX_FLOWS: u32 = 1_048_576;
+/// Packets of a run; a run over more flows has as many as these.
+const PACKETS_MIN: u32 = 1 << 18;
+/// Packets of a run that makes flows: few beside the table, which must not fill by being measured.
+const NEW_PACKETS: u32 = 100_000;
+const XDP_PASS: u32 = 2;
+/// One packet in so many may be of a flow that the baseline forgot.
+const MISSES_ONE_IN: u64 = 1000;
+
+/// Nanoseconds of a packet, the harness taken off.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Net {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+    /// The harness alone.
+    pub(crate) harness: f64,
+}
+
+/// A case and what it cost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    pub(crate) case: Case,
+    pub(crate) net: Net,
+}
+
+/// Which cases, and how often.
+pub(crate) struct Plan {
+    pub(crate) rounds: u32,
+    /// Only cases whose name contains one of these; all where there is none.
+    pub(crate) filters: Vec<String>,
+}
+
+impl Plan {
+    pub(crate) fn wants(&self, case: Case) -> bool {
+        let name = case.to_string();
+        self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter.as_str()))
+    }
+
+    fn wants_any(&self, subject: Subject, traffic: Traffic, flows: u32) -> bool {
+        Kind::ALL.into_iter().any(|kind| self.wants(Case::Flow(subject, traffic, kind, flows)))
+    }
+}
+
+/// A program under test.
+pub(crate) enum Rig {
+    Lru(Lru),
+    Grayxdp(Grayxdp),
+}
+
+impl Rig {
+    pub(crate) fn new(subject: Subject) -> Result<Self> {
+        let mut rig = match subject {
+            Subject::Lru => Self::Lru(Lru::new(MAX_FLOWS)?),
+            _ => Self::Grayxdp(Grayxdp::new(subject, MAX_FLOWS)?),
+        };
+        rig::load(rig.ebpf()?, "harness")?;
+        Ok(rig)
+    }
+
+    pub(crate) const fn program(&self) -> &'static str {
+        match self {
+            Self::Lru(_) => "lru",
+            Self::Grayxdp(_) => "grayxdp",
+        }
+    }
+
+    pub(crate) fn ebpf(&mut self) -> Result<&mut Ebpf> {
+        match self {
+            Self::Lru(lru) => Ok(&mut lru.ebpf),
+            Self::Grayxdp(grayxdp) => grayxdp.ebpf(),
+        }
+    }
+
+    /// An empty flow table.
+    fn forget_flows(&mut self, subject: Subject) -> Result<()> {
+        match self {
+            // Emptying it takes a system call for each flow.
+            Self::Lru(_) => *self = Self::new(subject)?,
+            Self::Grayxdp(grayxdp) => {
+                let plane = grayxdp.plane()?;
+                let empty = vec![0; plane.flow_words().len()];
+                plane.set_flow_words(&empty);
+            }
+        }
+        Ok(())
+    }
+
+    /// Flows that live: begun, answered, and gone on.
+    fn make_flows(&mut self, subject: Subject, traffic: Traffic, flows: u32) -> Result<()> {
+        self.forget_flows(subject)?;
+        let program = self.program();
+        for packet in [Packet::Begin, Packet::Answer, Packet::Confirm] {
+            if matches!(packet, Packet::Answer) && !subject.sees_replies() {
+                continue;
+            }
+            let course = world::course(subject, traffic, packet);
+            self.checked(flows.into(), |rig| {
+                rig::run(rig.ebpf()?, program, &course, flows, XDP_TX).map(|_| ())
+            })
+            .with_context(|| format!("while flows were made ({packet:?})"))?;
+        }
+        Ok(())
+    }
+
+    /// Runs something that sends so many packets, and sees to it that they were sent on, by flows that are known.
+    fn checked(&mut self, packets: u64, run: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let before = self.reading()?;
+        run(self)?;
+        match self {
+            Self::Lru(lru) => {
+                let misses = lru.misses()? - before;
+                ensure!(misses <= packets / MISSES_ONE_IN, "the baseline forgot the flows of {misses} packets");
+                Ok(())
+            }
+            Self::Grayxdp(grayxdp) => grayxdp.check_forwarded(before, packets),
+        }
+    }
+
+    fn reading(&mut self) -> Result<u64> {
+        match self {
+            Self::Lru(lru) => lru.misses(),
+            Self::Grayxdp(grayxdp) => grayxdp.forwarded(),
+        }
+    }
+
+    /// Measures all kinds of packets among so many flows.
+    pub(crate) fn measure(
+        &mut self,
+        plan: &Plan,
+        subject: Subject,
+        traffic: Traffic,
+        flows: u32,
+    ) -> Result<Vec<Measured>> {
+        let mut measured = Vec::new();
+        if !plan.wants_any(subject, traffic, flows) {
+            return Ok(measured);
+        }
+        self.make_flows(subject, traffic, flows)?;
+        for kind in Kind::ALL {
+            let case = Case::Flow(subject, traffic, kind, flows);
+            if !plan.wants(case) || (kind == Kind::Reply && !subject.sees_replies()) {
+                continue;
+            }
+            let net = match kind {
+                Kind::Hit | Kind::Reply => self.known(plan.rounds, case),
+                Kind::New => self.new_flows(plan.rounds, case),
+            };
+            measured.push(Measured { case, net: net.with_context(|| case.to_string())? });
+        }
+        Ok(measured)
+    }
+
+    /// Packets of flows that are known.
+    fn known(&mut self, rounds: u32, case: Case) -> Result<Net> {
+        let Case::Flow(subject, traffic, kind, flows) = case else { return self.stray(rounds) };
+        let mut course = world::course(subject, traffic, Packet::Of(kind));
+        (course.is_in_order, course.mask) = (0, flows - 1);
+        let packets = flows.max(PACKETS_MIN);
+        let program = self.program();
+        let mut net = None;
+        self.checked(u64::from(packets) * u64::from(rounds + 1), |rig| {
+            // The first run brings the flows into the caches that they fit into.
+            rig::run(rig.ebpf()?, program, &course, packets, XDP_TX)?;
+            net = Some(rounds_of(rounds, |program| rig::run(rig.ebpf()?, program, &course, packets, XDP_TX), program)?);
+            Ok(())
+        })?;
+        net.context("nothing was measured")
+    }
+
+    /// Packets that concern nobody.
+    pub(crate) fn stray(&mut self, rounds: u32) -> Result<Net> {
+        let course = world::course(Subject::Nat, Traffic::TCP4, Packet::Stray);
+        let program = self.program();
+        let ebpf = self.ebpf()?;
+        let run = |program: &str| {
+            let action = if program == "harness" { XDP_TX } else { XDP_PASS };
+            rig::run(ebpf, program, &course, PACKETS_MIN, action)
+        };
+        rounds_of(rounds, run, program)
+    }
+
+    /// First packets of flows that nobody has seen, into a table that is put back after every run. A baseline's table that
+    /// is full stays so.
+    fn new_flows(&mut self, rounds: u32, case: Case) -> Result<Net> {
+        let Case::Flow(subject, traffic, kind, flows) = case else { return self.stray(rounds) };
+        let mut course = world::course(subject, traffic, Packet::Of(kind));
+        let program = self.program();
+        let saved = match self {
+            Self::Lru(_) => Vec::new(),
+            Self::Grayxdp(grayxdp) => grayxdp.plane()?.flow_words(),
+        };
+        course.position = flows;
+        let packets = NEW_PACKETS;
+        let mut one = |rig: &mut Self, program: &'static str| {
+            let before = rig.reading()?;
+            let time = rig::run(rig.ebpf()?, program, &course, packets, XDP_TX)?;
+            if program != "harness" {
+                course.position += packets;
+                if let Self::Grayxdp(grayxdp) = rig {
+                    grayxdp.check_forwarded(before, packets.into())?;
+                    grayxdp.plane()?.set_flow_words(&saved);
+                }
+            }
+            Ok(time)
+        };
+        one(self, program)?;
+        rounds_of(rounds, |program| one(self, program), program)
+    }
+}
+
+/// The program and the harness alone, by turns.
+fn rounds_of(
+    rounds: u32,
+    mut run: impl FnMut(&'static str) -> Result<f64>,
+    program: &'static str,
+) -> Result<Net> {
+    let (mut nets, mut alone) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let harness = run("harness")?;
+        nets.push(run(program)? - harness);
+        alone.push(harness);
+    }
+    nets.sort_by(f64::total_cmp);
+    alone.sort_by(f64::total_cmp);
+    let median = |sorted: &[f64]| sorted.get(sorted.len() / 2).copied();
+    let (median, harness) = median(&nets).zip(median(&alone)).context("no round was asked for")?;
+    let (min, max) = nets.first().zip(nets.last()).context("no round was asked for")?;
+    Ok(Net { median, min: *min, max: *max, harness })
+}
+
+/// All cases of a subject.
+pub(crate) fn subject(plan: &Plan, subject: Subject, rig: &mut Rig, tell: impl Fn(&Measured)) -> Result<Vec<Measured>> {
+    let mut measured = Vec::new();
+    if subject == Subject::Nat && plan.wants(Case::Pass) {
+        let net = rig.stray(plan.rounds).context("pass")?;
+        measured.push(Measured { case: Case::Pass, net });
+    }
+    for &traffic in subject.traffic() {
+        for flows in FLOWS {
+            let rows = rig.measure(plan, subject, traffic, flows)?;
+            rows.iter().for_each(&tell);
+            measured.extend(rows);
+        }
+    }
+    Ok(measured)
+}
