@@ -42,11 +42,16 @@ pub(super) const fn flows_of(buckets: u32) -> u32 {
 
 /// The present flow tick, by the clock that the packet program reads.
 pub(super) fn now_tick() -> u16 {
+    flow_tick(now_ns())
+}
+
+/// The clock that the packet program reads, in nanoseconds.
+pub(super) fn now_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes one timespec. The call fails only for a clock that it does not know.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
     let part = |value: i64| u64::try_from(value).unwrap_or(0);
-    flow_tick(part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec))
+    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
 }
 
 /// A flow, as far as the table knows it.
@@ -131,6 +136,11 @@ impl FlowTable {
 
     pub(super) const fn buckets(&self) -> u32 {
         self.buckets.len()
+    }
+
+    /// One bucket, each of its words for itself; `None` behind the end.
+    pub(super) fn bucket(&self, index: u32) -> Option<FlowBucket> {
+        self.buckets.load(index)
     }
 
     /// First and second word of every entry, in order.

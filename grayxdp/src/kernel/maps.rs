@@ -25,6 +25,8 @@ use grayxdp_common::{
 use super::{KernelError, flows::FlowTable, grace::Grace, mapped::Mapped, pools::Change, slots::SourceSlots};
 use crate::decide::owners::OwnerTable;
 
+mod explain;
+
 /// Maps that outlive programs; pinned under their names.
 pub(super) const STATE_MAPS: [&str; 4] = ["META", "FLOWS", "VERDICTS", "COUNTERS"];
 /// Maps of one program that the next agent reads; pinned under their names and the program's number.
