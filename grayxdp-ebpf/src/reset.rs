@@ -209,7 +209,13 @@ fn send_back(context: &XdpContext, segment: &Segment) -> Option<Outcome> {
 
 /// Makes the packet, whose end has been cut to a bare TCP header, a RST between the same ends.
 #[inline(always)]
-fn write(context: &XdpContext, segment: &Segment, sequence: u32, acknowledged: u32, flags: u8) -> Option<&'static Parsed> {
+fn write(
+    context: &XdpContext,
+    segment: &Segment,
+    sequence: u32,
+    acknowledged: u32,
+    flags: u8,
+) -> Option<&'static Parsed> {
     let packet = Packet::new(context);
     let tcp = packet.window::<TCP_LEN>(segment.tcp_offset)?;
     tcp.set_u32::<4>(sequence.to_be());

@@ -89,10 +89,24 @@ fn explain_says_where_a_thousand_clients_go_by_shard_weight_pin_and_slot() {
             let port = 1024 + u16::from_le_bytes([b, c]) % 60_000;
             let (service, sent) = if d % 3 == 0 {
                 let client = IpAddr::from([0x2001, 0xdb8, 0x100, 0, 0, 0, 0, u16::from_le_bytes([a, c]) | 1]);
-                ("six", Frame { source: (client, port), destination: (ip("2001:db8::20"), 80), ..request("tcp6", Kind::Syn, 0) })
+                (
+                    "six",
+                    Frame {
+                        source: (client, port),
+                        destination: (ip("2001:db8::20"), 80),
+                        ..request("tcp6", Kind::Syn, 0)
+                    },
+                )
             } else {
                 let client = IpAddr::from([198, 51, 100, a]);
-                ("hash", Frame { source: (client, port), destination: (ip("203.0.113.20"), 80), ..request("tcp4", Kind::Syn, 0) })
+                (
+                    "hash",
+                    Frame {
+                        source: (client, port),
+                        destination: (ip("203.0.113.20"), 80),
+                        ..request("tcp4", Kind::Syn, 0)
+                    },
+                )
             };
             let found = explained(bench, service, false, &sent);
             let (verdict, outcome) = bench.run(&sent.bytes());

@@ -25,7 +25,7 @@ const READ_EVERY: Duration = Duration::from_secs(1);
 /// The agent between two turns of its loop.
 #[derive(Debug)]
 pub(super) struct Agent<K> {
-    releases: Releases<K>,
+    pub(super) releases: Releases<K>,
     interfaces: Vec<InterfaceStatus>,
     window: ShareWindow,
     started: Instant,

@@ -2,6 +2,7 @@
 
 use grayxdp_common::{limits::MAGLEV_SLOTS, verdict::Verdict};
 
+use super::insight::Insight;
 use crate::{
     config::{Config, Mode, WhenEmpty},
     decide::{pin::Pin, settings::BackendSetting, shards::Sharding, weights::Weights},
@@ -9,7 +10,7 @@ use crate::{
 };
 
 /// The data plane, as far as releases are concerned. Services are indices into the config.
-pub(super) trait Kernel {
+pub(super) trait Kernel: Insight {
     /// The weights that a former agent left; `None` for a service new to the maps, or whose v2 is another canary now.
     /// They may be of another number of shards than there are now.
     fn pinned_weights(&self, service: usize) -> Option<Weights>;

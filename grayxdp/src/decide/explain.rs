@@ -145,8 +145,7 @@ pub fn explain(tables: &impl Tables, question: Question) -> Option<Explanation> 
     let hash = service.key_hash(question.client, question.client_port);
     let pin = pin(tables, &service, question);
     let shard = shard(tables, &service, question.client, hash);
-    let threshold =
-        if shard.0 < service.shard_count { tables.threshold(service.weight_slot(shard)) } else { None };
+    let threshold = if shard.0 < service.shard_count { tables.threshold(service.weight_slot(shard)) } else { None };
     let candidates = Version::ALL.map(|version| candidate(tables, &service, version, hash));
     let flow = flow(tables, &control, &service, question);
     let mut explanation = Explanation {

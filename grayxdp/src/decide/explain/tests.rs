@@ -141,9 +141,15 @@ fn pins_count_in_their_order() {
     tables.service.dscp_pins = [0, 1];
     assert_eq!(asked(&tables).pin, Some((PinKind::Dscp, Version::V2)));
     tables.pins = Some(0);
-    assert_eq!((asked(&tables).pin, asked(&tables).fate), (Some((PinKind::Source, Version::V1)), Fate::Chosen(Version::V1, id(1))));
+    assert_eq!(
+        (asked(&tables).pin, asked(&tables).fate),
+        (Some((PinKind::Source, Version::V1)), Fate::Chosen(Version::V1, id(1)))
+    );
     tables.service.pinned = 2;
-    assert_eq!((asked(&tables).pin, asked(&tables).fate), (Some((PinKind::Port, Version::V2)), Fate::Chosen(Version::V2, id(2))));
+    assert_eq!(
+        (asked(&tables).pin, asked(&tables).fate),
+        (Some((PinKind::Port, Version::V2)), Fate::Chosen(Version::V2, id(2)))
+    );
     tables.service.pinned = 0;
     tables.service.flags = 0;
     assert_eq!(asked(&tables).pin, None, "the flags say that there are none");
@@ -198,7 +204,9 @@ fn a_conversation_leaves_a_backend_that_is_down() {
     tables.now = 1006;
     assert!(asked(&tables).flow.expect("there").is_expired, "by its service's own limit");
     tables.now = 1000;
-    tables.backends.insert(2, BackendEntry { flags: grayxdp_common::layout::BACKEND_DOWN, ..backend("10.0.2.10", Version::V2) });
+    tables
+        .backends
+        .insert(2, BackendEntry { flags: grayxdp_common::layout::BACKEND_DOWN, ..backend("10.0.2.10", Version::V2) });
     assert_eq!(asked(&tables).fate, Fate::Chosen(Version::V1, id(1)));
 }
 
