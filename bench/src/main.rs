@@ -13,7 +13,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
-use crate::{case::Subject, measure::{Plan, Rig}};
+use crate::{
+    case::Subject,
+    measure::{Plan, Rig},
+};
 
 #[derive(Parser, Debug)]
 struct Args {
@@ -39,8 +42,19 @@ fn bench(args: Args) -> Result<()> {
         let mut rig = Rig::new(subject)?;
         let program = rig.program();
         eprintln!("{subject:?}: {} verified", rig::load(rig.ebpf()?, program)?);
-        let rows = measure::subject(&plan, subject, &mut rig, |m| eprintln!("{:<28} {:7.1} {:7.1} {:7.1}  ({:.1})", m.case.to_string(), m.net.median, m.net.min, m.net.max, m.net.harness))?;
-        for m in rows { println!("{} {:.1}", m.case, m.net.median); }
+        let rows = measure::subject(&plan, subject, &mut rig, |m| {
+            eprintln!(
+                "{:<28} {:7.1} {:7.1} {:7.1}  ({:.1})",
+                m.case.to_string(),
+                m.net.median,
+                m.net.min,
+                m.net.max,
+                m.net.harness
+            )
+        })?;
+        for m in rows {
+            println!("{} {:.1}", m.case, m.net.median);
+        }
     }
     Ok(())
 }

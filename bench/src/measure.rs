@@ -109,10 +109,8 @@ impl Rig {
                 continue;
             }
             let course = world::course(subject, traffic, packet);
-            self.checked(flows.into(), |rig| {
-                rig::run(rig.ebpf()?, program, &course, flows, XDP_TX).map(|_| ())
-            })
-            .with_context(|| format!("while flows were made ({packet:?})"))?;
+            self.checked(flows.into(), |rig| rig::run(rig.ebpf()?, program, &course, flows, XDP_TX).map(|_| ()))
+                .with_context(|| format!("while flows were made ({packet:?})"))?;
         }
         Ok(())
     }
@@ -224,11 +222,7 @@ impl Rig {
 }
 
 /// The program and the harness alone, by turns.
-fn rounds_of(
-    rounds: u32,
-    mut run: impl FnMut(&'static str) -> Result<f64>,
-    program: &'static str,
-) -> Result<Net> {
+fn rounds_of(rounds: u32, mut run: impl FnMut(&'static str) -> Result<f64>, program: &'static str) -> Result<Net> {
     let (mut nets, mut alone) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         let harness = run("harness")?;

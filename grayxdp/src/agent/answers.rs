@@ -34,7 +34,7 @@ const NEXT_HOPS_LEASE: Duration = Duration::from_secs(10);
 /// The agent between two turns of its loop.
 #[derive(Debug)]
 pub(super) struct Agent<K> {
-    releases: Releases<K>,
+    pub(super) releases: Releases<K>,
     interfaces: Vec<InterfaceStatus>,
     window: ShareWindow,
     started: Instant,

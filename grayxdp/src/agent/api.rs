@@ -18,6 +18,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixListener;
 
 use super::{
+    insight,
     releases::{Change, CommandError},
     request::{AnswerError, Asker, Command, Deed, Request, Stopping},
     shapes::{AddBackend, BackendBody, Detach, ErrorBody, ErrorDetail, Nothing, PinBody, PinRuleBody, SetWeight, Verb},
@@ -68,6 +69,7 @@ pub(super) fn router(asker: Asker) -> Router {
         router = router.route(&format!("/v1/services/{{name}}/{name}"), post(handler));
     }
     router
+        .merge(insight::router())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -75,7 +77,7 @@ pub(super) fn router(asker: Asker) -> Router {
 }
 
 type Body = Result<Bytes, BytesRejection>;
-type Name = Result<Path<String>, PathRejection>;
+pub(super) type Name = Result<Path<String>, PathRejection>;
 
 async fn status(State(asker): State<Asker>) -> Result<Response, ApiError> {
     let status = asker.ask(|answer| Request::Status { answer }).await??;
@@ -190,15 +192,17 @@ async fn unknown_route(uri: Uri) -> ApiError {
     let verbs = Verb::ALL.map(Verb::name).join(", ");
     let changes = CHANGES.map(|(name, _)| name).join(", ");
     let message = format!(
-        "there is no {}; there are GET /v1/status, GET /v1/services/NAME/pins, POST /v1/services/NAME/COMMAND \
-         (set-weight, {verbs}, {changes}) and POST /v1/detach",
-        uri.path()
+        "there is no {}; there are GET /v1/status, GET /v1/services/NAME/pins ({} too), POST \
+         /v1/services/NAME/COMMAND (set-weight, {verbs}, {changes}) and POST /v1/detach",
+        uri.path(),
+        insight::NAMES.join(", ")
     );
     ApiError { status: StatusCode::NOT_FOUND, code: "not_found", message }
 }
 
 async fn wrong_method(method: axum::http::Method, uri: Uri) -> ApiError {
-    let right = if uri.path() == "/v1/status" || uri.path().ends_with("/pins") { "GET" } else { "POST" };
+    let last = uri.path().rsplit('/').next().unwrap_or_default();
+    let right = if ["status", "pins"].contains(&last) || insight::NAMES.contains(&last) { "GET" } else { "POST" };
     let message = format!("{} does not do {method}; use {right}", uri.path());
     ApiError { status: StatusCode::METHOD_NOT_ALLOWED, code: "bad_request", message }
 }
@@ -214,7 +218,7 @@ fn parse<T: DeserializeOwned>(body: &[u8], expected: &str) -> Result<T, ApiError
     })
 }
 
-fn json(body: &impl Serialize) -> Result<Response, ApiError> {
+pub(super) fn json(body: &impl Serialize) -> Result<Response, ApiError> {
     respond(StatusCode::OK, body).map_err(|error| ApiError::internal(format!("cannot write the answer: {error}")))
 }
 
@@ -225,14 +229,14 @@ fn respond(status: StatusCode, body: &impl Serialize) -> Result<Response, serde_
 
 /// An answer that is not a success.
 #[derive(Debug)]
-struct ApiError {
+pub(super) struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
 }
 
 impl ApiError {
-    fn bad_request(message: String) -> Self {
+    pub(super) fn bad_request(message: String) -> Self {
         Self { status: StatusCode::BAD_REQUEST, code: "bad_request", message }
     }
 

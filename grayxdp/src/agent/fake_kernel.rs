@@ -7,10 +7,10 @@ use std::{
 
 use grayxdp_common::{ids::Version, layout::BackendCounters, verdict::Verdict};
 
-use super::{kernel::Kernel, next_hops::Snapshot};
+use super::{insight::Insight, kernel::Kernel, next_hops::Snapshot};
 use crate::{
     config::Config,
-    decide::{pin::Pin, settings::BackendSetting, weights::Weights},
+    decide::{explain::Explanation, pin::Pin, settings::BackendSetting, weights::Weights},
     kernel::{BackendReading, FlowReading, KernelError},
 };
 
@@ -115,6 +115,12 @@ impl FakeKernel {
         self.readings.retain(|reading| reading.address != address);
         let counters = BackendCounters { new_flows, packets_in: 10 * new_flows, ..BackendCounters::default() };
         self.readings.push(BackendReading { service, version, address, counters });
+    }
+}
+
+impl Insight for FakeKernel {
+    fn explain(&self, _: usize, by_canary_port: bool, client: SocketAddr, dscp: u8) -> Option<Explanation> {
+        Some(crate::agent::explain::tests::explanation(by_canary_port, client, dscp))
     }
 }
 

@@ -9,7 +9,10 @@ use grayxdp_common::{
     verdict::Verdict,
 };
 
-use super::next_hops::{NextHop, ROUTES_PER_FAMILY_MAX, Route, Snapshot};
+use super::{
+    insight::Insight,
+    next_hops::{NextHop, ROUTES_PER_FAMILY_MAX, Route, Snapshot},
+};
 use crate::{
     decide::{
         pin::Pin,
@@ -20,7 +23,7 @@ use crate::{
 };
 
 /// The data plane, as far as releases are concerned. Services are indices into the config.
-pub(super) trait Kernel {
+pub(super) trait Kernel: Insight {
     /// The weights that a former agent left; `None` for a service new to the maps, or whose v2 is another canary now.
     /// They may be of another number of shards than there are now.
     fn pinned_weights(&self, service: usize) -> Option<Weights>;

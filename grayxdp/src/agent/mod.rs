@@ -5,10 +5,12 @@
 
 mod answers;
 mod api;
+mod explain;
 mod exporter;
 #[cfg(test)]
 mod fake_kernel;
 pub mod health;
+mod insight;
 mod journal;
 mod kernel;
 pub mod next_hops;

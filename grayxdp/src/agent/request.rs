@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use grayxdp_common::weight::Weight;
 
 use super::{
+    insight::Look,
     releases::{Change, CommandError},
     shapes::{AgentStatus, PinsStatus, ServiceStatus},
 };
@@ -26,6 +27,8 @@ pub(super) enum Request {
     Health { answer: oneshot::Sender<Health> },
     /// What is pinned.
     Pins { service: String, answer: oneshot::Sender<Result<PinsStatus, AnswerError>> },
+    /// What is in the kernel's tables.
+    Look(Look),
     /// Something to do.
     Command { command: Command, answer: oneshot::Sender<Result<ServiceStatus, AnswerError>> },
     /// Take all down and end.

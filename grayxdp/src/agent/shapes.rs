@@ -1,5 +1,7 @@
 //! The JSON bodies of the control API, for the agent that writes them and the CLI that reads them.
 
+mod insight;
+
 use std::net::SocketAddr;
 
 use grayxdp_common::{
@@ -8,6 +10,9 @@ use grayxdp_common::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::insight::{
+    ExplainQuery, ExplainStatus, ExplainedCandidate, ExplainedFlow, ExplainedHop, ExplainedPin, ExplainedShard,
+};
 use crate::{
     cidr::NetworkError,
     decide::pin::{DSCP_MAX, PinRule},

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use grayxdp_common::weight::Weight;
 
+use super::explain::ExplainArgs;
 use crate::{
     cidr::Network,
     config::{BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, BPFFS_DEFAULT, SOCKET_DEFAULT},
@@ -198,6 +199,13 @@ pub enum ClientCommand {
         /// The backend, as in the config.
         address: String,
     },
+    /// Say where a client goes, and why.
+    ///
+    /// Asks the tables that the kernel goes by, in its order: flow, pin, shard, weight, backend. Nothing is sent.
+    #[command(
+        after_help = "Examples:\n  grayxdp explain --service web --from 198.51.100.7:40000\n  grayxdp explain --service web --from 198.51.100.7:40000 --port canary\n  grayxdp explain --from '[2001:db8::7]:40000' --dscp 46 -o json"
+    )]
+    Explain(ExplainArgs),
     /// Add and remove backends without touching the config file.
     #[command(subcommand)]
     Backend(BackendCommand),

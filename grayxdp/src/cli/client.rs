@@ -145,6 +145,21 @@ impl Client {
         })
     }
 
+    /// Looks into the kernel's tables for a service, which may be left out where the agent has only one.
+    pub(crate) fn look<T: DeserializeOwned>(
+        &self,
+        service: Option<&str>,
+        what: &str,
+        query: &impl Serialize,
+    ) -> Result<Answer<T>, ClientError> {
+        let query = serde_urlencoded::to_string(query).map_err(|error| self.not_understood(error))?;
+        self.block_on(async {
+            let status = self.fetch_status(None).await?.body;
+            let name = choose(status.services, service)?.name;
+            self.ask(Method::GET, &format!("/v1/services/{name}/{what}?{query}"), None::<&Nothing>).await
+        })
+    }
+
     /// Has the agent take all down, and waits until it has ended. Names of the interfaces that it was attached to.
     /// With pins given it does so only if they are the agent's.
     pub(crate) fn detach(&self, bpffs: Option<&Path>) -> Result<Vec<String>, ClientError> {

@@ -4,6 +4,7 @@ pub mod args;
 mod check;
 pub(crate) mod client;
 mod error;
+mod explain;
 mod plan;
 mod print;
 mod remote;

@@ -51,7 +51,8 @@ pub(super) fn tick_after(time: Duration) -> u32 {
     long_flow_tick(now_ns().saturating_add(time_ns))
 }
 
-fn now_ns() -> u64 {
+/// The clock that the packet program reads, in nanoseconds.
+pub(super) fn now_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes one timespec. The call fails only for a clock that it does not know.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
@@ -147,6 +148,11 @@ impl FlowTable {
     #[cfg(feature = "bench")]
     pub(super) fn words(&self) -> &[AtomicU64] {
         self.buckets.words()
+    }
+
+    /// One bucket, each of its words for itself; `None` behind the end.
+    pub(super) fn bucket(&self, index: u32) -> Option<FlowBucket> {
+        self.buckets.load(index)
     }
 
     /// First and second word of every entry, in order.

@@ -150,12 +150,6 @@ impl DataPlane {
         Ok(())
     }
 
-    /// Lets packets go by the ways that were told until this moment (monotonic clock, in flow ticks that do not wrap);
-    /// afterwards, and before the first lease, the kernel is asked.
-    pub fn lease_hops(&self, until: u32) {
-        self.maps.set_hops_until(until);
-    }
-
     /// Changes how long flows may be idle, in flow ticks.
     pub fn set_idle(&mut self, idle: IdleTicks) {
         self.setup.idle = idle;

@@ -25,6 +25,8 @@ use grayxdp_common::{
 use super::{KernelError, flows::FlowTable, grace::Grace, mapped::Mapped, pools::Change, slots::SourceSlots};
 use crate::decide::owners::OwnerTable;
 
+mod explain;
+
 /// Maps that outlive programs; pinned under their names.
 pub(super) const STATE_MAPS: [&str; 4] = ["META", "FLOWS", "VERDICTS", "COUNTERS"];
 /// Maps of one program that the next agent reads; pinned under their names and the program's number.
@@ -32,7 +34,6 @@ pub(super) const INVENTORY_MAPS: [&str; 6] = ["CONTROL", "SERVICES", "WEIGHTS", 
 
 // Words of values that are changed under a running program.
 const CONTROL_ROUTES: usize = std::mem::offset_of!(Control, routes) / 8;
-const CONTROL_HOPS_UNTIL: usize = std::mem::offset_of!(Control, hops_until) / 8;
 const CONTROL_IDLE: usize = std::mem::offset_of!(Control, idle_ticks) / 8;
 const CONTROL_LEASE: usize = std::mem::offset_of!(Control, hops_until) / 8;
 const CONTROL_TRACE: usize = std::mem::offset_of!(Control, trace_one_in) / 8;
@@ -181,12 +182,6 @@ impl Maps {
     pub(super) fn set_trace(&self, one_in: u32, service: u32) {
         let control = Control { trace_one_in: one_in, trace_service: service, ..Control::default() };
         self.control.store_word_of(0, CONTROL_TRACE, &control);
-    }
-
-    /// Says until when next hops and routes may be gone by, in flow ticks that do not wrap.
-    pub(super) fn set_hops_until(&self, tick: u32) {
-        let ports = self.control_word(CONTROL_HOPS_UNTIL) & u64::from(u32::MAX);
-        self.control.store_word(0, CONTROL_HOPS_UNTIL, ports | u64::from(tick) << 32);
     }
 
     /// Lets next hops and routes in the maps be gone by for as long as the clock counts.

@@ -257,6 +257,28 @@ fn pins_and_backends_change_over_the_socket() {
 }
 
 #[test]
+fn a_client_is_explained_over_the_socket() {
+    let agent = TestAgent::start();
+    let query = |text: &str| serde_json::from_value::<crate::agent::shapes::ExplainQuery>(json!({ "client": text }));
+    let query = query("198.51.100.7:9").expect("a query");
+    let status: crate::agent::shapes::ExplainStatus =
+        agent.client().look(Some("web"), "explain", &query).expect("explained").body;
+    assert_eq!((status.fate.as_str(), status.version.as_deref()), ("new", Some("v2")));
+    for (query, status, words) in [
+        ("", "400", "client"),
+        ("?client=x", "400", "expected ?client=198.51.100.7:40000"),
+        ("?client=198.51.100.7:1&colour=red", "400", "colour"),
+        ("?client=198.51.100.7:1&port=81", "400", "its port is 80"),
+    ] {
+        let request = format!("GET /v1/services/web/explain{query} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let (head, answer) = agent.raw(&request);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(words), "{query}: {head} {answer}");
+    }
+    let (head, answer) = agent.post("/v1/services/web/explain", "");
+    assert!(head.starts_with("HTTP/1.1 405 ") && answer.contains("use GET"), "{head} {answer}");
+}
+
+#[test]
 fn metrics_pass_promtool_in_the_classic_format() {
     let agent = TestAgent::start();
     let (head, page) = agent.scrape("/metrics", "*/*");
