@@ -121,7 +121,7 @@ fn ipip(family: Family, outer: Family) -> Result<()> {
     hold_vip(&scene, family)?;
     for version in Version::ALL {
         // What GRO merges has no checksum inside that a raw socket could hand on. GRO itself has to stay on.
-        let limits = ["link", "set", HOST_DEVICE, "gro_max_size", "1500", "gro_ipv4_max_size", "1500"];
+        let limits = ["link", "set", HOST_DEVICE, "gro_max_size", "1500"];
         scene.topology.backend(version).ip(&limits)?;
     }
     let ends = Version::ALL.map(|version| TunnelEnd::start(scene.topology.backend(version)));
