@@ -58,6 +58,12 @@ impl HttpServer {
         self.directory.join("root").join(name)
     }
 
+    /// Ends it; its files stay until it is dropped.
+    pub fn stop(&mut self) -> Result<()> {
+        self.process.signal(Signal::TERM)?;
+        self.process.wait_within(Duration::from_secs(5)).map(drop)
+    }
+
     /// An error unless it runs.
     pub fn check_running(&mut self) -> Result<()> {
         let directory = self.directory.display();
