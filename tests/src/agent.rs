@@ -156,6 +156,14 @@ impl<'a> Agent<'a> {
         fs::read_to_string(self.config.directory().join("agent.log")).unwrap_or_default()
     }
 
+    /// The page of metrics, in the classic format.
+    pub fn metrics(&self) -> Result<String> {
+        let mut command = self.lb.command("curl")?;
+        command.args(["--silent", "--show-error", "--fail", "--max-time", "10"]);
+        command.arg(format!("http://{}/metrics", self.config.metrics));
+        run(command)
+    }
+
     /// Takes everything down without an agent.
     pub fn detach(&self) -> Result<Output> {
         let mut command = self.lb.command(binary()?)?;

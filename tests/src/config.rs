@@ -104,8 +104,16 @@ pub struct ServiceConfig {
     pub key: &'static str,
     /// `v1`, `v2`.
     pub backends: [Vec<SocketAddr>; 2],
+    /// `mode`, and keys that belong to it, as lines.
+    pub mode: String,
+    /// More keys of the service, as lines.
+    pub more: String,
     /// The inline table of `schedule`.
     pub schedule: String,
+    /// `on_rollback`.
+    pub on_rollback: &'static str,
+    /// Lines of `[service.health]`, if it is there.
+    pub health: Option<String>,
 }
 
 impl ServiceConfig {
@@ -125,6 +133,18 @@ impl ServiceConfig {
         self
     }
 
+    /// The same in another mode. In `dsr` and `ipip` backends answer on the service's own port.
+    pub fn with_mode(mut self, lines: &str) -> Self {
+        self.mode = lines.to_owned();
+        self
+    }
+
+    /// The same with these backends of v1 and of v2.
+    pub fn with_backends(mut self, v1: Vec<SocketAddr>, v2: Vec<SocketAddr>) -> Self {
+        self.backends = [v1, v2];
+        self
+    }
+
     /// Where clients connect to.
     pub fn endpoint(&self) -> SocketAddr {
         SocketAddr::new(self.vip, self.port)
@@ -138,7 +158,11 @@ impl ServiceConfig {
             protocol,
             key: "source-ip",
             backends: Version::ALL.map(|version| vec![family.backend_endpoint(version, backend_port)]),
+            mode: "mode = \"nat\"".to_owned(),
+            more: String::new(),
             schedule: "kind = \"manual\"".to_owned(),
+            on_rollback: "keep",
+            health: None,
         }
     }
 
@@ -148,16 +172,26 @@ impl ServiceConfig {
         writeln!(text, "vip = \"{}\"", self.vip)?;
         writeln!(text, "port = {}", self.port)?;
         writeln!(text, "protocol = {:?}", self.protocol)?;
-        writeln!(text, "mode = \"nat\"")?;
+        writeln!(text, "{}", self.mode)?;
         writeln!(text, "key = {:?}", self.key)?;
         writeln!(text, "shards = {{ method = \"hash\", count = 16 }}")?;
         // One seed for ever: which client is on v2 at which weight is then the same in every run.
         writeln!(text, "hash_seed = \"grayxdp end-to-end\"")?;
+        if !self.more.is_empty() {
+            writeln!(text, "{}", self.more)?;
+        }
+        let keeps_port = ["dsr", "ipip"].iter().any(|mode| self.mode.contains(mode));
+        let written = |address: &SocketAddr| if keeps_port { address.ip().to_string() } else { address.to_string() };
         for (version, backends) in Version::ALL.into_iter().zip(&self.backends) {
-            let list: Vec<String> = backends.iter().map(|address| format!("{{ address = \"{address}\" }}")).collect();
+            let entry = |address| format!("{{ address = \"{}\" }}", written(address));
+            let list: Vec<String> = backends.iter().map(entry).collect();
             writeln!(text, "{version} = {{ backends = [{}] }}", list.join(", "))?;
         }
         writeln!(text, "[service.release]\nschedule = {{ {} }}", self.schedule)?;
+        writeln!(text, "on_rollback = {:?}", self.on_rollback)?;
+        if let Some(lines) = &self.health {
+            writeln!(text, "[service.health]\n{lines}")?;
+        }
         Ok(())
     }
 }

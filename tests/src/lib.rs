@@ -16,3 +16,4 @@ pub mod server;
 pub mod sweep;
 pub mod topology;
 pub mod traffic;
+pub mod tunnel;

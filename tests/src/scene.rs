@@ -1,6 +1,9 @@
 //! A topology with an HTTP server for each version: what nearly every test begins with.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 
@@ -9,10 +12,10 @@ use crate::{
     config::{AgentConfig, ServiceConfig},
     load::LoadPlan,
     process::wait_until,
-    server::HttpServer,
+    server::{HTTP_PORT, HttpServer},
     sweep,
-    topology::{Family, Topology, Version},
-    traffic::{ask_all, ask_once},
+    topology::{self, Family, HOST_DEVICE, Topology, Version},
+    traffic::{addresses, ask_all, ask_once},
 };
 
 /// Fields in the order of their end: servers before the network.
@@ -62,6 +65,31 @@ impl Scene {
     pub fn ask_many(&self, service: &ServiceConfig, count: u16) -> Result<Vec<Version>> {
         let sources = family_of(service.endpoint()).sources(count);
         self.topology.client.block_on(ask_all(service.endpoint(), &sources))
+    }
+
+    /// The backend of each of the first `count` source addresses, by a new connection each.
+    pub fn backends(&self, service: &ServiceConfig, count: u16) -> Result<Vec<IpAddr>> {
+        let sources = family_of(service.endpoint()).sources(count);
+        self.topology.client.block_on(addresses(service.endpoint(), &sources, "/backend"))
+    }
+
+    /// Gives a version's host more addresses, from the one after [`Family::backend`] on; returns all `count` of them.
+    pub fn more_backends(&self, family: Family, version: Version, count: u16) -> Result<Vec<SocketAddr>> {
+        let first = family.backend_endpoint(version, HTTP_PORT);
+        let nth = |nth: u16| match first.ip() {
+            IpAddr::V4(address) => IpAddr::V4((u32::from(address) + u32::from(nth)).into()),
+            IpAddr::V6(address) => IpAddr::V6((u128::from(address) + u128::from(nth)).into()),
+        };
+        let all: Vec<SocketAddr> = (0..count).map(|each| SocketAddr::new(nth(each), HTTP_PORT)).collect();
+        for address in all.iter().skip(1) {
+            self.add_address(version, address.ip())?;
+        }
+        Ok(all)
+    }
+
+    /// Gives a version's host another address of its network.
+    pub fn add_address(&self, version: Version, address: IpAddr) -> Result<()> {
+        topology::address(self.topology.backend(version), HOST_DEVICE, &[&topology::in_its_network(address)])
     }
 
     /// An error if client or servers have got a packet with a wrong checksum.

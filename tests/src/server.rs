@@ -21,7 +21,11 @@ pub const HTTP_PORT: u16 = 8080;
 /// The header that tells which version answered.
 pub const VERSION_HEADER: &str = "x-version";
 
-/// nginx in a namespace. Paths: `/` one line with the version; `/files/NAME` GET and PUT; `/slow/NAME` GET at 2 MiB/s.
+/// The port that it listens on too, for modes that rewrite none.
+pub const SERVICE_PORT: u16 = 80;
+
+/// nginx in a namespace. Paths: `/` one line with the version; `/backend` one with the address that was connected to, and
+/// `/client` with the client's; `/files/NAME` GET and PUT; `/slow/NAME` GET at 2 MiB/s.
 #[derive(Debug)]
 pub struct HttpServer {
     process: Process,
@@ -52,6 +56,12 @@ impl HttpServer {
     /// Where a file of `/files/` lies.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.join("root").join(name)
+    }
+
+    /// Ends it; its files stay until it is dropped.
+    pub fn stop(&mut self) -> Result<()> {
+        self.process.signal(Signal::TERM)?;
+        self.process.wait_within(Duration::from_secs(5)).map(drop)
     }
 
     /// An error unless it runs.
@@ -95,8 +105,12 @@ http {{
     server {{
         listen {HTTP_PORT} backlog=4096;
         listen [::]:{HTTP_PORT} ipv6only=on backlog=4096;
+        listen {SERVICE_PORT} backlog=4096;
+        listen [::]:{SERVICE_PORT} ipv6only=on backlog=4096;
         add_header {VERSION_HEADER} {version} always;
         location = / {{ return 200 "{version}\n"; }}
+        location = /backend {{ return 200 "$server_addr\n"; }}
+        location = /client {{ return 200 "$remote_addr\n"; }}
         location /files/ {{ alias {directory}/root/; dav_methods PUT; }}
         location /slow/ {{ alias {directory}/root/; limit_rate 2m; }}
     }}

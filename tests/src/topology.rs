@@ -171,8 +171,8 @@ impl Topology {
     }
 }
 
-/// A veth pair between `lb` and a host, both ends up.
-fn connect(lb: &Netns, device: &str, host: &Netns) -> Result<()> {
+/// A veth pair between a router (`lb` in most cases) and a host, whose end is [`HOST_DEVICE`]; both ends up.
+pub fn connect(lb: &Netns, device: &str, host: &Netns) -> Result<()> {
     lb.ip(&["link", "add", device, "type", "veth", "peer", "name", HOST_DEVICE, "netns", host.name()])?;
     let ends = [(lb, device), (host, HOST_DEVICE)];
     // veth leaves checksums to the receiver, who is never the far end of a rewritten packet: computed by the sender.
@@ -189,7 +189,13 @@ fn connect(lb: &Netns, device: &str, host: &Netns) -> Result<()> {
     Ok(())
 }
 
-fn address(namespace: &Netns, device: &str, addresses: &[&str]) -> Result<()> {
+/// An address with the length of the networks here.
+pub fn in_its_network(address: IpAddr) -> String {
+    format!("{address}/{}", if address.is_ipv4() { 24 } else { 64 })
+}
+
+/// Gives a device addresses (with prefix lengths), usable at once.
+pub fn address(namespace: &Netns, device: &str, addresses: &[&str]) -> Result<()> {
     for address in addresses {
         let mut arguments = vec!["address", "add", address, "dev", device];
         if address.contains(':') {

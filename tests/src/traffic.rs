@@ -64,6 +64,18 @@ impl Connection {
         timeout(REQUEST_MAX, ask).await.context("no answer in time")?
     }
 
+    /// The address in the body of `/backend` or `/client`.
+    pub async fn address(&mut self, path: &str) -> Result<IpAddr> {
+        let ask = async {
+            let response = self.send(Method::GET, path, Bytes::new()).await?;
+            ensure!(response.status() == StatusCode::OK, "GET {path}: status {}", response.status());
+            let body = response.into_body().collect().await.context("the body broke off")?.to_bytes();
+            let text = String::from_utf8_lossy(&body);
+            text.trim().parse().with_context(|| format!("{path} says {text:?}"))
+        };
+        timeout(REQUEST_MAX, ask).await.context("no answer in time")?
+    }
+
     /// Downloads into a file; returns who sent it.
     pub async fn download(&mut self, path: &str, into: &Path) -> Result<Version> {
         let transfer = async {
@@ -124,6 +136,19 @@ pub async fn ask_all(target: SocketAddr, sources: &[IpAddr]) -> Result<Vec<Versi
         }
     }
     Ok(versions)
+}
+
+/// What `path` tells each of `sources`, each on a connection of its own, 64 at a time.
+pub async fn addresses(target: SocketAddr, sources: &[IpAddr], path: &'static str) -> Result<Vec<IpAddr>> {
+    let ask = move |source: IpAddr| async move { Connection::open(target, source).await?.address(path).await };
+    let mut addresses = Vec::with_capacity(sources.len());
+    for group in sources.chunks(64) {
+        let asked: Vec<_> = group.iter().map(|source| tokio::spawn(ask(*source))).collect();
+        for (source, answer) in group.iter().zip(asked) {
+            addresses.push(answer.await?.with_context(|| format!("{source} → {target}{path}"))?);
+        }
+    }
+    Ok(addresses)
 }
 
 async fn connect(target: SocketAddr, source: IpAddr) -> Result<TcpStream> {
