@@ -118,6 +118,11 @@ impl Model {
         self.flows = Flows::default();
     }
 
+    /// Remembers the fragments that another model does.
+    pub fn adopt_fragments(&mut self, other: &Self) {
+        self.fragments.clone_from(&other.fragments);
+    }
+
     /// Severs the flows of a service's version: UDP conversations are forgotten.
     pub fn sever(&mut self, service: usize, version: Version) {
         let backends = &self.world.backends;
