@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use grayxdp::kernel::DataPlane;
 
-use self::rig::Rig;
+use self::rig::{Difference, Rig};
 use crate::fixture::in_network;
 
 /// Steps from one clean start to the next.
@@ -38,11 +38,11 @@ fn run(name: &str, packets: u64, seed: u64) -> Report {
         while report.packets < packets && report.differences < DIFFERENCES_MAX {
             let steps = rig::steps(&rig.setup, seed.wrapping_add(episode << 20), EPISODE);
             let is_leased = !episode.is_multiple_of(4);
-            let (ran, differs) = run_episode(&mut rig, &steps, is_leased);
+            let (ran, difference) = run_episode(&mut rig, &steps, is_leased);
             report.packets += ran;
-            if differs {
+            if let Some(first) = difference {
                 report.differences += 1;
-                println!("episode {episode}:\n{}", shrink::told(&mut rig, steps, is_leased));
+                println!("episode {episode}:\n{}", shrink::told(&mut rig, steps, is_leased, &first));
             }
             episode += 1;
         }
@@ -51,12 +51,12 @@ fn run(name: &str, packets: u64, seed: u64) -> Report {
     report
 }
 
-fn run_episode(rig: &mut Rig, steps: &[step::Step], is_leased: bool) -> (u64, bool) {
+fn run_episode(rig: &mut Rig, steps: &[step::Step], is_leased: bool) -> (u64, Option<Difference>) {
     let mut run = rig.begin(is_leased);
-    let differs = steps.iter().any(|step| run.step(step).is_some()) || run.compare_counts(0).is_some();
+    let difference = steps.iter().find_map(|step| run.step(step)).or_else(|| run.compare_counts(EPISODE - 1));
     let packets = run.packets;
     run.end();
-    (packets, differs)
+    (packets, difference)
 }
 
 #[test]

@@ -16,7 +16,7 @@ use grayxdp_common::{
 use super::{
     dice::Dice,
     step::{self, Past, Step, What},
-    world::{self, Ways},
+    world::{self, Told},
 };
 use crate::fixture::index_of;
 
@@ -56,7 +56,7 @@ struct Counts {
 
 impl Rig {
     pub(super) fn new(setup: Setup, mut plane: DataPlane) -> Self {
-        let Ways { hops, routes, told, kernel } = world::ways(index_of("ga"), index_of("gb"));
+        let Told { hops, routes, told, kernel } = world::ways(index_of("ga"), index_of("gb"));
         plane.set_next_hops(&hops);
         plane.set_routes(&routes).expect("few routes");
         let (told, kernel) = (Model::new(&setup, told), Model::new(&setup, kernel));

@@ -3,11 +3,11 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use grayxdp::kernel::Setup;
+use grayxdp::kernel::{Setup, Shards};
 use grayxdp_common::{ids::Version, weight::Weight};
 
 use super::{
-    craft::{Shape, TCP, UDP, octets, sight},
+    craft::{Shape, TCP, UDP, sight},
     dice::Dice,
 };
 use crate::fixture::ip;
@@ -56,6 +56,10 @@ impl Step {
                 let mut shape = shape.clone();
                 (shape.source, shape.destination, shape.protocol) = (seen.destination, seen.source, seen.protocol);
                 shape.for_family();
+                if is_vip(shape.destination.0) {
+                    // As in `request`.
+                    shape.payload.truncate(1_000);
+                }
                 shape.bytes()
             }
             What::Error { of, from, kind, len, shape } => {
@@ -81,9 +85,17 @@ impl Step {
     }
 }
 
+fn is_vip(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.octets().starts_with(&[203, 0, 113]),
+        IpAddr::V6(v6) => v6.segments().starts_with(&[0x2001, 0xdb8, 0]),
+    }
+}
+
 impl Damage {
     fn suffer(self, bytes: &mut Vec<u8>) {
-        let len = bytes.len().max(1);
+        bytes.resize(bytes.len().max(1), 0);
+        let len = bytes.len();
         match self {
             Self::Flip { bit } => bytes[bit / 8 % len] ^= 1 << (bit % 8),
             Self::Set { at, value } => bytes[at % len] = value,
@@ -185,6 +197,10 @@ fn request(dice: &mut Dice, setup: &Setup) -> Shape {
     if dice.one_in(60) {
         shape.protocol = dice.pick(&[TCP, UDP, 47, 132, 59, 1, 58]);
     }
+    if service.shards == Shards::Random {
+        // The version of a packet that is answered as too big is drawn where nobody sees it.
+        shape.payload.truncate(1_000);
+    }
     let port = service.canary_port.filter(|_| dice.one_in(3)).unwrap_or(service.port);
     let port = if dice.one_in(60) { 9 } else { port };
     shape.source = (client(dice, is_v4), dice.pick(&[40_000, 40_001, 40_002, 80]));
@@ -269,7 +285,6 @@ fn dice_family(id: usize) -> bool {
 pub(super) fn ends(frame: &[u8]) -> String {
     sight(frame).map_or_else(String::new, |sight| {
         let text = |(address, port)| format!("{address} {port}");
-        let _ = octets(sight.source.0);
         format!("{} > {} protocol {}", text(sight.source), text(sight.destination), sight.protocol)
     })
 }

@@ -11,7 +11,7 @@ use grayxdp::{
     kernel::{
         BackendSetup, ForwardMode, Network, PinRules, ServiceSetup, Setup, Shards, SourcePorts, Standing, WhenEmpty,
     },
-    model::{Exit, Way},
+    model::{Exit, Way, Ways},
 };
 use grayxdp_common::{
     ids::{ShardId, Version},
@@ -140,13 +140,13 @@ pub(super) fn setup(bpffs: PathBuf) -> Setup {
 }
 
 /// Told ways and what the kernel would say.
-pub(super) struct Ways {
+pub(super) struct Told {
     pub(super) hops: Vec<(IpAddr, Option<NextHop>)>,
     pub(super) routes: Vec<Route>,
     /// With a lease on them.
-    pub(super) told: Vec<(Network, Way)>,
+    pub(super) told: Ways,
     /// Without.
-    pub(super) kernel: Vec<(Network, Way)>,
+    pub(super) kernel: Ways,
 }
 
 fn by(index: u32, macs: [[u8; 6]; 2], mtu: u16) -> Way {
@@ -176,7 +176,7 @@ fn route(network: &Network, way: &Way) -> Route {
 }
 
 /// As `fixture.rs` lays the network out.
-pub(super) fn ways(ga: u32, gb: u32) -> Ways {
+pub(super) fn ways(ga: u32, gb: u32) -> Told {
     const LO: u32 = 1;
     let (to_backend, to_client) = ([BACKEND_MAC, BACKEND_SIDE_MAC], [CLIENT_MAC, CLIENT_SIDE_MAC]);
     let told_mac = [[2, 1, 2, 3, 4, 5], [2, 6, 7, 8, 9, 10]];
@@ -220,16 +220,19 @@ pub(super) fn ways(ga: u32, gb: u32) -> Ways {
         ("2001:db8:100::/48", by(ga, told_mac, 1500)),
         ("2001:db8:100:8000::/49", by(LO, to_client, 1280)),
     ];
-    let mut told = kernel_ways.clone();
-    let told_ways = told_hops.iter().chain(&told_routes).map(|(text, way)| to(text, *way));
-    for (network, way) in told_ways {
-        told.retain(|(other, _)| *other != network);
-        told.push((network, way));
-    }
-    Ways {
+    let over = |told: &[(&str, Way)]| {
+        let mut ways = kernel_ways.clone();
+        let told = told.iter().map(|(text, way)| to(text, *way));
+        for (network, way) in told {
+            ways.retain(|(other, _)| *other != network);
+            ways.push((network, way));
+        }
+        ways
+    };
+    Told {
         hops: told_hops.iter().map(|(text, way)| (network(text).address, Some(next_hop(way)))).collect(),
         routes: told_routes.iter().map(|(text, way)| route(&network(text), way)).collect(),
-        told,
-        kernel: kernel_ways,
+        told: Ways { backends: over(&told_hops), clients: over(&told_routes) },
+        kernel: Ways { backends: kernel_ways.clone(), clients: kernel_ways.clone() },
     }
 }
