@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, process::Command, thread};
 use etherparse::{PacketBuilder, TcpHeader};
 use grayxdp::{
     config::Config,
-    kernel::{DataPlane, TestOutcome},
+    kernel::{DataPlane, Setup, TestOutcome},
 };
 use grayxdp_common::{verdict::Verdict, weight::Weight};
 use rustix::thread::UnshareFlags;
@@ -53,9 +53,21 @@ pub(crate) struct Bench {
 
 /// Runs `test` on a thread in a new network namespace with the program loaded; all of it goes when the test ends.
 pub(crate) fn with_bench(name: &str, extra: &str, test: impl FnOnce(&mut Bench) + Send) {
+    with_setup(name, extra, |_| (), test);
+}
+
+/// The same, with something of the setup changed.
+pub(crate) fn with_setup(
+    name: &str,
+    extra: &str,
+    change: impl FnOnce(&mut Setup) + Send,
+    test: impl FnOnce(&mut Bench) + Send,
+) {
     in_network(name, |_| {
         let config = config(name, extra);
-        let plane = DataPlane::open(&config).expect("the program loads");
+        let mut setup = Setup::from(&config);
+        change(&mut setup);
+        let plane = DataPlane::open(setup).expect("the program loads");
         let mut bench = Bench { plane, config };
         test(&mut bench);
         bench.plane.detach_all().expect("the pins can be removed");

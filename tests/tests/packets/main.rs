@@ -6,3 +6,5 @@ mod flows;
 mod passed;
 mod placement;
 mod rewritten;
+mod sources;
+mod table;

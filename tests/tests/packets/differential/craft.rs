@@ -78,6 +78,7 @@ impl Shape {
             }
             1 => {
                 bytes.extend(&self.payload);
+                bytes.resize(bytes.len().max(8), 0);
                 bytes[2..4].fill(0);
                 let sum = checksum(&[&bytes]);
                 bytes[2..4].copy_from_slice(&sum.to_be_bytes());
@@ -85,6 +86,7 @@ impl Shape {
             }
             58 => {
                 bytes.extend(&self.payload);
+                bytes.resize(bytes.len().max(8), 0);
                 bytes[2..4].fill(0);
                 (Some(2), bytes.len())
             }
