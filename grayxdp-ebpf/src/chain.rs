@@ -112,5 +112,10 @@ pub(crate) fn walk_headers(packet: Packet, protocol: u8, offset: usize) -> Resul
         chain.offset = packet.opaque_offset(chain.offset);
         headers += 1;
     }
-    Err(Odd::HeaderChain)
+    if is_extension(chain.protocol) { Err(Odd::HeaderChain) } else { Ok(chain) }
+}
+
+#[inline(always)]
+fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, 0 | 43 | 60 | 135 | 139 | 140 | AUTHENTICATION_HEADER | FRAGMENT_HEADER)
 }

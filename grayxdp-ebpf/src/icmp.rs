@@ -275,6 +275,13 @@ fn send_to_backend(
     let client = quote.destination;
     let place = Place::of(control, id, client.address, client.port).ok_or(Verdict::PassedIcmpNoFlow)?;
     let found = place.find();
+    if service.mode == MODE_FULL_NAT {
+        // Before anything is changed: a message without a source to translate to is passed as it came.
+        let found = found.ok_or(Verdict::PassedIcmpNoFlow)?;
+        let source = source::endpoint(found.seen.source, found.seen.source_port, quote.source.protocol);
+        let (Some(source), Some(kept)) = (source, scratch::source()) else { return Err(Verdict::PassedIcmpNoFlow) };
+        *kept = source;
+    }
     let (backend_id, backend) = match found.and_then(|found| known(found.backend()?, service)) {
         Some(known) => known,
         None => {
@@ -293,10 +300,8 @@ fn send_to_backend(
     if service.mode == MODE_NAT || service.mode == MODE_FULL_NAT {
         let mut delta = requote(packet, quote, End::Source, &quote.source, &backend.endpoint)?;
         if service.mode == MODE_FULL_NAT {
-            let found = found.ok_or(Verdict::PassedIcmpNoFlow)?;
-            let source = source::endpoint(found.seen.source, found.seen.source_port, quote.source.protocol);
-            let source = source.ok_or(Verdict::PassedIcmpNoFlow)?;
-            delta = delta.and(requote(packet, quote, End::Destination, &quote.destination, &source)?);
+            let source = scratch::source().ok_or(Verdict::DroppedRewriteFailed)?;
+            delta = delta.and(requote(packet, quote, End::Destination, &quote.destination, source)?);
         }
         readdress(packet, message, End::Destination, &message.destination, &backend.endpoint.address, delta)?;
     }

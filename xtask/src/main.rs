@@ -5,6 +5,7 @@
 mod check;
 mod ci;
 mod e2e;
+mod fuzz;
 mod kernels;
 mod leftovers;
 mod programs;
@@ -53,6 +54,15 @@ enum Command {
         #[arg(last = true)]
         harness_args: Vec<String>,
     },
+    /// Random packets through the packet program and its reference model, and where the two differ (needs root)
+    Fuzz {
+        /// How many packets
+        #[arg(long, default_value_t = 1_000_000)]
+        packets: u64,
+        /// What they are made from; the same packets for the same seed
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Measures HTTP through grayxdp beside nftables and plain routing (needs root)
     #[command(disable_help_flag = true)]
     Bench {
@@ -81,6 +91,7 @@ fn run(command: Command) -> Result<ExitCode> {
             let scope = if no_e2e { e2e::Scope::WithoutRoot } else { e2e::Scope::All };
             e2e::test(scope, filter.as_deref(), &harness_args)
         }
+        Command::Fuzz { packets, seed } => fuzz::command(packets, seed),
         Command::Check => check::command(),
         Command::Tidy => tidy::command(),
         Command::Ci => ci::command(),

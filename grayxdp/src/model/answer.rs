@@ -7,6 +7,7 @@ use super::{
     change::{self, carry_header, octets, pseudo, put, put_address, swapped_macs},
     checksum,
     flow::Key,
+    way::Towards,
     wire::{self, ACK, Endpoint, FIN, Ip, RST, Reading, SYN, Segment, TCP},
 };
 use crate::kernel::ForwardMode;
@@ -173,7 +174,8 @@ fn convert(
     if ip.hop_limit <= 1 {
         return Err(Verdict::DroppedHopLimit);
     }
-    let way = model.way(destination.address, ip.payload + 20 - ip.at, arrival.interface)?;
+    let to = if is_request { Towards::Backend(destination.address) } else { Towards::Client(destination.address) };
+    let way = model.way(to, ip.payload + 20 - ip.at, arrival.interface)?;
     let reset = Reset {
         source,
         destination,

@@ -8,6 +8,7 @@ use super::{
     Arrival, Model, Result, Sent,
     change::{self, Change},
     request,
+    way::Towards,
     wire::{Ip, Part},
 };
 
@@ -47,7 +48,7 @@ pub(super) fn run(model: &mut Model, arrival: Arrival<'_>, ip: &Ip) -> Result {
     let (_, service) = model.world.service_of(track.service).ok_or(Verdict::DroppedNoBackend)?;
     let mode = service.setup.mode.clone();
     let backend = model.world.backends.get(track.backend).ok_or(Verdict::DroppedNoBackend)?.endpoint.address;
-    let to = if track.is_reply { track.destination } else { backend };
+    let to = if track.is_reply { Towards::Client(track.destination) } else { Towards::Backend(backend) };
     let way = model.way(to, ip.len() + request::overhead(&mode, backend), arrival.interface)?;
     if let Some(verdict) = request::refused(&mode, &way) {
         return Err(verdict);

@@ -36,14 +36,14 @@ use grayxdp_common::{
     weight::Weight,
 };
 
-pub use self::way::{Exit, Way};
+pub use self::way::{Exit, Way, Ways};
 use self::{
     flow::{Flow, Flows, Key},
     fragment::Fragments,
     wire::{Endpoint, Reading, Whom},
     world::World,
 };
-use crate::kernel::{Network, Setup, SourcePorts};
+use crate::kernel::{Setup, SourcePorts};
 
 /// The XDP actions (linux/bpf.h).
 pub const XDP_DROP: u32 = 1;
@@ -82,7 +82,7 @@ pub struct Outcome {
 #[derive(Clone, Debug)]
 pub struct Model {
     world: World,
-    ways: Vec<(Network, Way)>,
+    ways: Ways,
     idle: IdleTicks,
     ports: SourcePorts,
     flows: Flows,
@@ -92,7 +92,7 @@ pub struct Model {
 
 impl Model {
     /// Without flows; all weights are zero.
-    pub fn new(setup: &Setup, ways: Vec<(Network, Way)>) -> Self {
+    pub fn new(setup: &Setup, ways: Ways) -> Self {
         Self {
             world: World::new(setup),
             ways,
@@ -116,6 +116,11 @@ impl Model {
     /// Forgets all flows. Fragments stay remembered, as they do in the program.
     pub fn forget_flows(&mut self) {
         self.flows = Flows::default();
+    }
+
+    /// Remembers the fragments that another model does.
+    pub fn adopt_fragments(&mut self, other: &Self) {
+        self.fragments.clone_from(&other.fragments);
     }
 
     /// Severs the flows of a service's version: UDP conversations are forgotten.

@@ -10,7 +10,7 @@ use super::{
     flow::{Flow, Key, State},
     fragment::{self, Track},
     tunnel,
-    way::Departure,
+    way::{Departure, Towards},
     wire::{self, Endpoint, Ip, Reading, Segment},
     world::Newcomer,
 };
@@ -147,7 +147,7 @@ fn send(
     let mode = service.setup.mode.clone();
     let to = model.world.backends.get(backend).ok_or(Verdict::DroppedNoBackend)?.endpoint;
     let overhead = overhead(&mode, to.address);
-    let way = model.way(to.address, ip.len() + overhead, arrival.interface)?;
+    let way = model.way(Towards::Backend(to.address), ip.len() + overhead, arrival.interface)?;
     if way.verdict == Verdict::HandedTooBig && !ip.may_be_fragmented {
         return answer::too_big(arrival.frame, ip, usize::from(way.mtu).saturating_sub(overhead));
     }

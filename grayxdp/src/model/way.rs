@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use grayxdp_common::verdict::{Action, Verdict};
 
 use super::{Model, world::covers};
+use crate::kernel::Network;
 
 /// How packets leave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +28,22 @@ pub struct Way {
     pub exit: Exit,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
+}
+
+/// What leads where. Backends have ways of their own; clients go by routes, also a client that is a backend of another's.
+#[derive(Clone, Debug, Default)]
+pub struct Ways {
+    /// By a backend's address; the longest prefix counts.
+    pub backends: Vec<(Network, Way)>,
+    /// By a client's address.
+    pub clients: Vec<(Network, Way)>,
+}
+
+/// Whom a packet goes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Towards {
+    Backend(IpAddr),
+    Client(IpAddr),
 }
 
 /// The way that one packet takes.
@@ -52,8 +69,12 @@ impl Departure {
 
 impl Model {
     /// The way of an IP packet of this length, or why there is none.
-    pub(super) fn way(&self, to: IpAddr, ip_len: usize, interface: u32) -> Result<Departure, Verdict> {
-        let leading = self.ways.iter().filter(|(network, _)| covers(network, to));
+    pub(super) fn way(&self, towards: Towards, ip_len: usize, interface: u32) -> Result<Departure, Verdict> {
+        let (to, ways) = match towards {
+            Towards::Backend(to) => (to, &self.ways.backends),
+            Towards::Client(to) => (to, &self.ways.clients),
+        };
+        let leading = ways.iter().filter(|(network, _)| covers(network, to));
         let nowhere = Way { exit: Exit::Kernel(Verdict::HandedNotForwarded), mtu: u16::MAX };
         let way = leading.max_by_key(|(network, _)| network.prefix_len).map_or(nowhere, |(_, way)| *way);
         if ip_len > usize::from(way.mtu) {

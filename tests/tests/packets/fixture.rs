@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, process::Command, thread};
 use etherparse::{PacketBuilder, TcpHeader};
 use grayxdp::{
     config::Config,
-    kernel::{DataPlane, TestOutcome},
+    kernel::{DataPlane, Setup, TestOutcome},
 };
 use grayxdp_common::{verdict::Verdict, weight::Weight};
 use rustix::thread::UnshareFlags;
@@ -53,19 +53,46 @@ pub(crate) struct Bench {
 
 /// Runs `test` on a thread in a new network namespace with the program loaded; all of it goes when the test ends.
 pub(crate) fn with_bench(name: &str, extra: &str, test: impl FnOnce(&mut Bench) + Send) {
+    with_setup(name, extra, |_| (), test);
+}
+
+/// The same, with something of the setup changed.
+pub(crate) fn with_setup(
+    name: &str,
+    extra: &str,
+    change: impl FnOnce(&mut Setup) + Send,
+    test: impl FnOnce(&mut Bench) + Send,
+) {
+    in_network(name, |_| {
+        let config = config(name, extra);
+        let mut setup = Setup::from(&config);
+        change(&mut setup);
+        let plane = DataPlane::open(setup).expect("the program loads");
+        let mut bench = Bench { plane, config };
+        test(&mut bench);
+        bench.plane.detach_all().expect("the pins can be removed");
+    });
+}
+
+/// The same without the program; `test` is given a folder for pins.
+pub(crate) fn in_network(name: &str, test: impl FnOnce(PathBuf) + Send) {
     thread::scope(|scope| {
         let run = || {
             let _pins = make_network(name);
-            let config = config(name, extra);
-            let plane = DataPlane::open(&config).expect("the program loads");
-            let mut bench = Bench { plane, config };
-            test(&mut bench);
-            bench.plane.detach_all().expect("the pins can be removed");
+            test(pin_folder(name));
         };
         if let Err(panic) = scope.spawn(run).join() {
             std::panic::resume_unwind(panic);
         }
     });
+}
+
+/// Index of an interface of this thread's network.
+pub(crate) fn index_of(interface: &str) -> u32 {
+    let text = Command::new("ip").args(["-o", "link", "show", "dev", interface]).output().expect("iproute2 is there");
+    let text = String::from_utf8(text.stdout).expect("text");
+    let index = text.split(':').next().expect("a first field");
+    index.parse().unwrap_or_else(|_| panic!("an index first: {text}"))
 }
 
 /// Removes the pins, also when the test panics.

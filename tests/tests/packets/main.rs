@@ -1,7 +1,10 @@
 //! The packet program in the real kernel, packet by packet (BPF_PROG_TEST_RUN): verdict, bytes and counters.
 
+mod differential;
 mod fixture;
 mod flows;
 mod passed;
 mod placement;
 mod rewritten;
+mod sources;
+mod table;
