@@ -26,6 +26,8 @@ use crate::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-grayxdp"));
 /// Of the loopback device, which test packets come in on.
 pub(crate) const INTERFACE: u32 = 1;
+/// One packet in so many may be of a flow without an entry.
+const STRAY_ONE_IN: u64 = 100;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The loaded program of a mode. Pins are removed when it is dropped.
@@ -68,12 +70,17 @@ impl Grayxdp {
             .map_or(0, |(_, count)| *count))
     }
 
-    /// Fails, naming what packets ended in, unless all of so many were sent on since.
+    /// Fails, naming what packets ended in, unless of so many all but a few were sent on since: flows that found no place in
+    /// the table have replies that are nobody's.
     pub(crate) fn check_forwarded(&mut self, since: u64, packets: u64) -> Result<()> {
         let sent = self.forwarded()? - since;
         let counts = self.plane()?.verdict_counts()?;
         let others: Vec<_> = counts.into_iter().filter(|(_, count)| *count > 0).collect();
-        ensure!(sent == packets, "{sent} of {packets} packets were sent on; verdicts so far: {others:?}");
+        let missing = packets.saturating_sub(sent);
+        ensure!(
+            missing <= packets / STRAY_ONE_IN,
+            "{sent} of {packets} packets were sent on; verdicts so far: {others:?}"
+        );
         Ok(())
     }
 }

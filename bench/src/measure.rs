@@ -41,14 +41,21 @@ pub(crate) struct Measured {
 /// Which cases, and how often.
 pub(crate) struct Plan {
     pub(crate) rounds: u32,
-    /// Only cases whose name contains one of these; all where there is none.
+    /// Only these cases, or those under these names; all where there is none.
     pub(crate) filters: Vec<String>,
 }
 
 impl Plan {
     pub(crate) fn wants(&self, case: Case) -> bool {
         let name = case.to_string();
-        self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter.as_str()))
+        let is_in = |filter: &String| name.strip_prefix(filter.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        self.filters.is_empty() || self.filters.iter().any(is_in)
+    }
+
+    /// Whether anything of a subject is wanted.
+    pub(crate) fn wants_subject(&self, subject: Subject) -> bool {
+        let has_cases = |traffic| FLOWS.into_iter().any(|flows| self.wants_any(subject, traffic, flows));
+        subject.traffic().iter().copied().any(has_cases) || (subject == Subject::Nat && self.wants(Case::Pass))
     }
 
     fn wants_any(&self, subject: Subject, traffic: Traffic, flows: u32) -> bool {
@@ -68,7 +75,9 @@ impl Rig {
             Subject::Lru => Self::Lru(Lru::new(MAX_FLOWS)?),
             _ => Self::Grayxdp(Grayxdp::new(subject, MAX_FLOWS)?),
         };
-        rig::load(rig.ebpf()?, "harness")?;
+        for program in [rig.program(), "harness"] {
+            rig::load(rig.ebpf()?, program)?;
+        }
         Ok(rig)
     }
 
@@ -235,6 +244,20 @@ fn rounds_of(rounds: u32, mut run: impl FnMut(&'static str) -> Result<f64>, prog
     let (median, harness) = median(&nets).zip(median(&alone)).context("no round was asked for")?;
     let (min, max) = nets.first().zip(nets.last()).context("no round was asked for")?;
     Ok(Net { median, min: *min, max: *max, harness })
+}
+
+/// An empty program.
+pub(crate) fn floor(rounds: u32) -> Result<f64> {
+    let mut rig = Rig::new(Subject::Nat)?;
+    let ebpf = rig.ebpf()?;
+    rig::load(ebpf, "floor")?;
+    let course = world::course(Subject::Nat, Traffic::TCP4, Packet::Stray);
+    let mut runs = Vec::new();
+    for _ in 0..rounds {
+        runs.push(rig::run(ebpf, "floor", &course, PACKETS_MIN, XDP_TX)?);
+    }
+    runs.sort_by(f64::total_cmp);
+    runs.get(runs.len() / 2).copied().context("no round was asked for")
 }
 
 /// All cases of a subject.
