@@ -48,7 +48,9 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn wants(&self, case: Case) -> bool {
         let name = case.to_string();
-        let is_in = |filter: &String| name.strip_prefix(filter.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let is_in = |filter: &String| {
+            name.strip_prefix(filter.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         self.filters.is_empty() || self.filters.iter().any(is_in)
     }
 
@@ -66,7 +68,7 @@ impl Plan {
 /// A program under test.
 pub(crate) enum Rig {
     Lru(Lru),
-    Grayxdp(Grayxdp),
+    Grayxdp(Box<Grayxdp>),
 }
 
 impl Rig {

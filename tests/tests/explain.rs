@@ -169,3 +169,33 @@ fn what_explain_says_is_dropped_is_dropped() {
         }
     });
 }
+
+/// The command itself, against an agent: what it says of a client is whom that client meets.
+#[test]
+fn the_command_says_who_answers() -> anyhow::Result<()> {
+    use grayxdp_tests::{
+        config::ServiceConfig,
+        scene::Scene,
+        topology::{Family, Version as Answers},
+    };
+    let scene = Scene::new()?;
+    let web = ServiceConfig::web(Family::V4);
+    let agent = scene.start_agent(std::slice::from_ref(&web))?;
+    agent.set_weight("web", 50.0)?;
+    let mut met = [0; 2];
+    for index in 1..=40 {
+        let from = format!("{}:40000", Family::V4.source(index));
+        let said = agent.json(&["explain", "--service", "web", "--from", &from])?;
+        let (version, name) = match scene.ask(&web, index)? {
+            Answers::V1 => (0, "v1"),
+            Answers::V2 => (1, "v2"),
+        };
+        anyhow::ensure!(said["version"] == name && said["fate"] == "new", "{from} met {name}: {said}");
+        met[version] += 1;
+    }
+    anyhow::ensure!(met.iter().all(|&count| count > 5), "{met:?}");
+    let text = agent.text(&["explain", "--from", "198.51.100.7:40000"])?;
+    anyhow::ensure!(text.contains("answer    the next SYN goes to v") && text.contains("weight    50.00 %"), "{text}");
+    anyhow::ensure!(!agent.cli(&["explain", "--from", "[2001:db8::1]:1"])?.status.success());
+    Ok(())
+}

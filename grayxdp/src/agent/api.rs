@@ -192,17 +192,23 @@ async fn unknown_route(uri: Uri) -> ApiError {
     let verbs = Verb::ALL.map(Verb::name).join(", ");
     let changes = CHANGES.map(|(name, _)| name).join(", ");
     let message = format!(
-        "there is no {}; there are GET /v1/status, GET /v1/services/NAME/pins ({} too), POST \
-         /v1/services/NAME/COMMAND (set-weight, {verbs}, {changes}) and POST /v1/detach",
+        "there is no {}; there are GET /v1/status, GET /v1/services/NAME/pins, {}, POST /v1/services/NAME/COMMAND \
+         (set-weight, {verbs}, {changes}) and POST /v1/detach",
         uri.path(),
-        insight::NAMES.join(", ")
+        insight::PATHS.map(|path| format!("GET {path}")).join(", ")
     );
     ApiError { status: StatusCode::NOT_FOUND, code: "not_found", message }
 }
 
 async fn wrong_method(method: axum::http::Method, uri: Uri) -> ApiError {
     let last = uri.path().rsplit('/').next().unwrap_or_default();
-    let right = if ["status", "pins"].contains(&last) || insight::NAMES.contains(&last) { "GET" } else { "POST" };
+    let right = if ["status", "pins"].contains(&last)
+        || insight::PATHS.iter().any(|path| path.ends_with(&format!("/{last}")))
+    {
+        "GET"
+    } else {
+        "POST"
+    };
     let message = format!("{} does not do {method}; use {right}", uri.path());
     ApiError { status: StatusCode::METHOD_NOT_ALLOWED, code: "bad_request", message }
 }

@@ -11,7 +11,7 @@ use super::{insight::Insight, kernel::Kernel, next_hops::Snapshot};
 use crate::{
     config::Config,
     decide::{explain::Explanation, pin::Pin, settings::BackendSetting, weights::Weights},
-    kernel::{BackendReading, FlowReading, KernelError},
+    kernel::{BackendReading, Flow, FlowReading, KernelError},
 };
 
 /// A config of two services; paths lie in this directory.
@@ -121,6 +121,17 @@ impl FakeKernel {
 impl Insight for FakeKernel {
     fn explain(&self, _: usize, by_canary_port: bool, client: SocketAddr, dscp: u8) -> Option<Explanation> {
         Some(crate::agent::explain::tests::explanation(by_canary_port, client, dscp))
+    }
+
+    /// Of more than one part; a flow in every hundredth bucket.
+    fn flow_buckets(&self) -> u32 {
+        10_000
+    }
+
+    fn each_flow(&self, buckets: std::ops::Range<u32>, take: &mut dyn FnMut(&Flow)) {
+        for bucket in buckets.filter(|bucket| bucket % 100 == 0) {
+            take(&crate::agent::flows::tests::flow(u16::try_from(bucket / 100).expect("small")));
+        }
     }
 }
 

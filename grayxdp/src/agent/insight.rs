@@ -1,6 +1,6 @@
 //! Looking into the kernel's tables for people: `explain`, `flows`, `trace`. Changes nothing that packets obey.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, ops::Range};
 
 use axum::{
     Router,
@@ -14,24 +14,37 @@ use super::{
     answers::Agent,
     api::{ApiError, Name, json},
     explain,
+    flows::{self, Filter},
     kernel::Kernel,
     request::{AnswerError, Asker, Request},
-    shapes::{ExplainQuery, ExplainStatus},
+    shapes::{ExplainQuery, ExplainStatus, FlowsQuery, FlowsStatus},
 };
 use crate::{
     decide::explain::Explanation,
-    kernel::{DataPlane, KernelError},
+    kernel::{DataPlane, Flow, KernelError},
 };
 
 /// What is asked of the data plane here: a part of the seam for tests.
 pub(super) trait Insight {
     /// See [`DataPlane::explain`].
     fn explain(&self, service: usize, by_canary_port: bool, client: SocketAddr, dscp: u8) -> Option<Explanation>;
+    /// See [`DataPlane::flow_buckets`].
+    fn flow_buckets(&self) -> u32;
+    /// See [`DataPlane::flows_in`].
+    fn each_flow(&self, buckets: Range<u32>, take: &mut dyn FnMut(&Flow));
 }
 
 impl Insight for DataPlane {
     fn explain(&self, service: usize, by_canary_port: bool, client: SocketAddr, dscp: u8) -> Option<Explanation> {
         self.explain(service, by_canary_port, client, dscp)
+    }
+
+    fn flow_buckets(&self) -> u32 {
+        self.flow_buckets()
+    }
+
+    fn each_flow(&self, buckets: Range<u32>, take: &mut dyn FnMut(&Flow)) {
+        self.flows_in(buckets).for_each(|flow| take(&flow));
     }
 }
 
@@ -40,6 +53,16 @@ impl Insight for DataPlane {
 pub(super) enum Look {
     /// Where a client goes, and why.
     Explain { service: String, query: ExplainQuery, answer: oneshot::Sender<Result<ExplainStatus, AnswerError>> },
+    /// The flows of one part of the table, which begins at a bucket; at most so many are listed.
+    Flows { query: FlowsQuery, from: u32, limit: usize, answer: oneshot::Sender<Result<FlowsPart, AnswerError>> },
+}
+
+/// What a part of the flow table has.
+#[derive(Debug)]
+pub(super) struct FlowsPart {
+    status: FlowsStatus,
+    /// Where the next part begins.
+    next: Option<u32>,
 }
 
 impl<K: Kernel> Agent<K> {
@@ -47,6 +70,7 @@ impl<K: Kernel> Agent<K> {
     pub(super) fn look(&mut self, look: Look) {
         match look {
             Look::Explain { service, query, answer } => drop(answer.send(self.explain(&service, &query))),
+            Look::Flows { query, from, limit, answer } => drop(answer.send(self.flows(&query, from, limit))),
         }
     }
 
@@ -61,15 +85,25 @@ impl<K: Kernel> Agent<K> {
         })?;
         Ok(explain::status(config, asked, &found))
     }
+
+    fn flows(&self, query: &FlowsQuery, from: u32, limit: usize) -> Result<FlowsPart, AnswerError> {
+        let service = query.service.as_deref().map(|name| self.releases.index(name)).transpose()?;
+        let filter = Filter::new(query, service)?;
+        let (kernel, services) = (self.releases.kernel(), self.releases.services());
+        let end = from.saturating_add(flows::BUCKETS_PER_TURN).min(kernel.flow_buckets());
+        let mut status = FlowsStatus::default();
+        kernel.each_flow(from..end, &mut |flow| flows::take(&mut status, &filter, limit, flow, services));
+        Ok(FlowsPart { status, next: (end < kernel.flow_buckets()).then_some(end) })
+    }
 }
 
 /// The routes.
 pub(super) fn router() -> Router<Asker> {
-    Router::new().route("/v1/services/{name}/explain", get(get_explain))
+    Router::new().route("/v1/services/{name}/explain", get(get_explain)).route("/v1/flows", get(get_flows))
 }
 
-/// The paths' last parts, for messages.
-pub(super) const NAMES: [&str; 1] = ["explain"];
+/// The paths, for messages.
+pub(super) const PATHS: [&str; 2] = ["/v1/services/NAME/explain", "/v1/flows"];
 
 async fn get_explain(
     State(asker): State<Asker>,
@@ -80,6 +114,25 @@ async fn get_explain(
     let Query(query) = query.map_err(|rejection| wrong_query(&rejection, "?client=198.51.100.7:40000&dscp=46"))?;
     let ask = |answer| Request::Look(Look::Explain { service, query, answer });
     json(&asker.ask(ask).await??)
+}
+
+async fn get_flows(
+    State(asker): State<Asker>,
+    query: Result<Query<FlowsQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) =
+        query.map_err(|rejection| wrong_query(&rejection, "?service=web&state=established&limit=100"))?;
+    let limit = flows::limit(&query).map_err(AnswerError::from)?;
+    let mut sum = FlowsStatus::default();
+    let mut next = Some(0);
+    while let Some(from) = next {
+        let (query, limit) = (query.clone(), limit - sum.flows.len());
+        let ask = |answer| Request::Look(Look::Flows { query, from, limit, answer });
+        let part = asker.ask(ask).await??;
+        flows::add(&mut sum, part.status);
+        next = part.next;
+    }
+    json(&sum)
 }
 
 fn wrong_query(rejection: &QueryRejection, expected: &str) -> ApiError {

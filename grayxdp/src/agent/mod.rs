@@ -9,6 +9,7 @@ mod explain;
 mod exporter;
 #[cfg(test)]
 mod fake_kernel;
+mod flows;
 pub mod health;
 mod insight;
 mod journal;

@@ -1,5 +1,6 @@
 //! The JSON bodies of the control API, for the agent that writes them and the CLI that reads them.
 
+mod flows;
 mod insight;
 
 use std::net::SocketAddr;
@@ -10,8 +11,11 @@ use grayxdp_common::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use self::insight::{
-    ExplainQuery, ExplainStatus, ExplainedCandidate, ExplainedFlow, ExplainedHop, ExplainedPin, ExplainedShard,
+pub use self::{
+    flows::{FLOWS_LIMIT_DEFAULT, FLOWS_LIMIT_MAX, FlowStatus, FlowTotals, FlowsQuery, FlowsStatus},
+    insight::{
+        ExplainQuery, ExplainStatus, ExplainedCandidate, ExplainedFlow, ExplainedHop, ExplainedPin, ExplainedShard,
+    },
 };
 use crate::{
     cidr::NetworkError,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use grayxdp_common::weight::Weight;
 
-use super::explain::ExplainArgs;
+use super::{explain::ExplainArgs, flows::FlowsArgs};
 use crate::{
     cidr::Network,
     config::{BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, BPFFS_DEFAULT, SOCKET_DEFAULT},
@@ -199,6 +199,13 @@ pub enum ClientCommand {
         /// The backend, as in the config.
         address: String,
     },
+    /// List the flows that the kernel knows: clients, their backends, and how they are.
+    ///
+    /// The client of an IPv6 flow is known in mode full-nat only: the table has no more of it than a fingerprint.
+    #[command(
+        after_help = "Examples:\n  grayxdp flows\n  grayxdp flows web --version v2 --state established\n  grayxdp flows --client 198.51.100.7 -o json\n  grayxdp flows --backend 10.0.1.10:8080 --limit 0    # only count"
+    )]
+    Flows(FlowsArgs),
     /// Say where a client goes, and why.
     ///
     /// Asks the tables that the kernel goes by, in its order: flow, pin, shard, weight, backend. Nothing is sent.

@@ -19,7 +19,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use crate::{
-    agent::shapes::{AgentStatus, Detach, ErrorBody, Nothing, PinsStatus, ServiceStatus, SetWeight, Verb},
+    agent::shapes::{
+        AgentStatus, Detach, ErrorBody, FlowsQuery, FlowsStatus, Nothing, PinsStatus, ServiceStatus, SetWeight, Verb,
+    },
     percent::percent,
 };
 use grayxdp_common::weight::Weight;
@@ -158,6 +160,12 @@ impl Client {
             let name = choose(status.services, service)?.name;
             self.ask(Method::GET, &format!("/v1/services/{name}/{what}?{query}"), None::<&Nothing>).await
         })
+    }
+
+    /// What the flow table has.
+    pub(crate) fn flows(&self, query: &FlowsQuery) -> Result<Answer<FlowsStatus>, ClientError> {
+        let query = serde_urlencoded::to_string(query).map_err(|error| self.not_understood(error))?;
+        self.block_on(self.ask(Method::GET, &format!("/v1/flows?{query}"), None::<&Nothing>))
     }
 
     /// Has the agent take all down, and waits until it has ended. Names of the interfaces that it was attached to.

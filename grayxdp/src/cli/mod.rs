@@ -5,6 +5,7 @@ mod check;
 pub(crate) mod client;
 mod error;
 mod explain;
+mod flows;
 mod plan;
 mod print;
 mod remote;

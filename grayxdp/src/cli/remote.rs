@@ -8,7 +8,7 @@ use super::{
     args::{BackendCommand, ClientCommand, Output, RuleArgs, ServiceArgs},
     client::{Answer, Client, Command},
     error::CliError,
-    explain, print, status,
+    explain, flows, print, status,
 };
 use crate::agent::shapes::Verb;
 
@@ -23,6 +23,7 @@ pub(super) fn execute(socket: PathBuf, output: Output, command: ClientCommand) -
             let Answer { json, body } = client.pins(service.as_deref())?;
             return print_as(output, &json, || status::pins(&body));
         }
+        ClientCommand::Flows(arguments) => return flows::execute(&client, output, arguments),
         ClientCommand::Explain(arguments) => return explain::execute(&client, output, arguments),
         ClientCommand::SetWeight { service, percent, shard } => (service, Command::SetWeight(percent, shard), None),
         ClientCommand::Start(ServiceArgs { service }) => (service, Command::Verb(Verb::Start), None),

@@ -157,7 +157,11 @@ impl FlowTable {
 
     /// First and second word of every entry, in order.
     fn entries(&self) -> impl Iterator<Item = (&AtomicU64, &AtomicU64)> {
-        self.buckets.words().chunks_exact(2).filter_map(|words| match words {
+        self.entries_from(0)
+    }
+
+    fn entries_from(&self, first: usize) -> impl Iterator<Item = (&AtomicU64, &AtomicU64)> {
+        self.buckets.words().get(first * 2..).unwrap_or_default().chunks_exact(2).filter_map(|words| match words {
             [owner, seen] => Some((owner, seen)),
             _ => None,
         })
@@ -165,10 +169,16 @@ impl FlowTable {
 
     /// Every flow, while the table goes on changing.
     pub(super) fn records(&self) -> impl Iterator<Item = Record> {
-        let located = (0..self.buckets.len()).flat_map(|bucket| {
+        self.records_in(0..self.buckets.len())
+    }
+
+    /// Those of some buckets.
+    pub(super) fn records_in(&self, buckets: std::ops::Range<u32>) -> impl Iterator<Item = Record> {
+        let first = buckets.start.min(self.buckets.len()) as usize * FLOW_ENTRIES_PER_BUCKET;
+        let located = buckets.flat_map(|bucket| {
             (0..u32::try_from(FLOW_ENTRIES_PER_BUCKET).unwrap_or(0)).map(move |slot| (bucket, slot))
         });
-        located.zip(self.entries()).filter_map(|((bucket, slot), (owner, seen))| {
+        located.zip(self.entries_from(first)).filter_map(|((bucket, slot), (owner, seen))| {
             let owner = FlowOwner(owner.load(Ordering::Acquire));
             let backend = owner.backend()?;
             let entry = FlowEntry { owner, seen: FlowSeen::from_word(seen.load(Ordering::Acquire)) };

@@ -139,9 +139,19 @@ impl DataPlane {
 
     /// Every flow, while the table goes on changing.
     pub fn flows(&self) -> impl Iterator<Item = Flow> {
+        self.flows_in(0..self.flow_buckets())
+    }
+
+    /// Buckets of the flow table.
+    pub fn flow_buckets(&self) -> u32 {
+        self.maps.flows.buckets()
+    }
+
+    /// The flows of some buckets: who looks at all of them may do so in parts.
+    pub fn flows_in(&self, buckets: std::ops::Range<u32>) -> impl Iterator<Item = Flow> {
         let now = now_tick();
         let entries: HashMap<BackendId, BackendEntry> = self.blueprint.inventory.entries().collect();
-        self.maps.flows.records().filter_map(move |record| {
+        self.maps.flows.records_in(buckets).filter_map(move |record| {
             let entry = *entries.get(&record.backend)?;
             Some(self.flow(&record, &entry, now))
         })

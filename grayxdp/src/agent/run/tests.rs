@@ -279,6 +279,19 @@ fn a_client_is_explained_over_the_socket() {
 }
 
 #[test]
+fn flows_are_listed_over_the_socket_from_all_parts_of_the_table() {
+    let agent = TestAgent::start();
+    let query = crate::agent::shapes::FlowsQuery { limit: Some(70), ..Default::default() };
+    let status = agent.client().flows(&query).expect("listed").body;
+    assert_eq!((status.totals.all, status.flows.len()), (100, 70));
+    let query = crate::agent::shapes::FlowsQuery { service: Some("dns".to_owned()), ..Default::default() };
+    let status = agent.client().flows(&query).expect("listed").body;
+    assert_eq!((status.totals.all, status.flows.len()), (50, 50));
+    let query = crate::agent::shapes::FlowsQuery { service: Some("wob".to_owned()), ..Default::default() };
+    assert_eq!(agent.client().flows(&query).expect_err("unknown").code(), "unknown_service");
+}
+
+#[test]
 fn metrics_pass_promtool_in_the_classic_format() {
     let agent = TestAgent::start();
     let (head, page) = agent.scrape("/metrics", "*/*");

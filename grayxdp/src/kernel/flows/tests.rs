@@ -114,3 +114,17 @@ fn a_million_flows_are_swept_in_a_moment() {
     let severed = table.sever(|backend| backend.raw() <= 50);
     eprintln!("{} flows: swept in {swept:?}; {severed} severed in {:?}", census.live, start.elapsed());
 }
+
+#[test]
+fn parts_of_the_table_are_together_the_whole() {
+    let table = table(128);
+    for entry in [0, 7, 8, 511, 512, 1023] {
+        put(&table, entry, 1, seen(0, SEEN_PACKET, 0, 0));
+    }
+    let places =
+        |records: &mut dyn Iterator<Item = Record>| records.map(|each| (each.bucket, each.slot)).collect::<Vec<_>>();
+    let whole = places(&mut table.records());
+    assert_eq!(whole, [(0, 0), (0, 7), (1, 0), (63, 7), (64, 0), (127, 7)]);
+    let parts = [0..1, 1..64, 64..128, 128..200];
+    assert_eq!(parts.map(|part| places(&mut table.records_in(part))).concat(), whole);
+}

@@ -70,7 +70,8 @@ fn the_program_does_what_the_model_says_with_20_000_packets() {
 #[ignore = "as long as it is told to be: `cargo xtask fuzz`"]
 fn fuzz() {
     let number = |name: &str, default: u64| {
-        std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+        std::env::var(name)
+            .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
     };
     let (packets, seed) = (number("GRAYXDP_FUZZ_PACKETS", 1_000_000), number("GRAYXDP_FUZZ_SEED", 1));
     let began = Instant::now();

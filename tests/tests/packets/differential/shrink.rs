@@ -54,7 +54,12 @@ fn simpler(step: &Step) -> Vec<Step> {
 /// The shortest history that differs, as text: packets as hex, in order, and what differs at the last.
 pub(super) fn told(rig: &mut Rig, mut steps: Vec<Step>, is_leased: bool, first: &Difference) -> String {
     let Some((mut found, mut packets)) = first_difference(rig, &steps, is_leased) else {
-        return format!("a difference that does not come again, at step {}: {} {}", first.step, hex(&first.packet), first.what);
+        return format!(
+            "a difference that does not come again, at step {}: {} {}",
+            first.step,
+            hex(&first.packet),
+            first.what
+        );
     };
     steps.retain(|step| step.id <= found.step);
     let mut tries = 0;
