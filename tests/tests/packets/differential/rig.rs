@@ -80,6 +80,11 @@ impl Rig {
         Run { rig: self, model, past: Past::new(), packets: 0, before, model_before }
     }
 
+    /// How many packets ended in each way, of those that did.
+    pub(super) fn verdicts(&self) -> Vec<(Verdict, u64)> {
+        self.counts().verdicts.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
     fn counts(&self) -> Counts {
         let readings = self.plane.backend_readings().expect("readable");
         let backends = readings.into_iter().map(|one| ((one.service, one.version, one.address), one.counters)).collect();
@@ -129,6 +134,20 @@ fn numbers(counters: &BackendCounters) -> [u64; 11] {
 }
 
 impl Run<'_> {
+    /// Runs one packet as it is; says how it ended.
+    pub(super) fn packet(&mut self, id: usize, packet: Vec<u8>) -> (Verdict, Option<Difference>) {
+        let outcome = self.rig.plane.test_run(&packet).expect("a test run");
+        let arrival = Arrival { frame: &packet, interface: LO, now: 0, seen: &outcome.packet };
+        let expected = self.model.run(arrival);
+        self.packets += 1;
+        let is_same = outcome.action == expected.action
+            && (expected.action == XDP_DROP || outcome.packet == expected.frame);
+        let what = (!is_same).then(|| told_apart(&expected, outcome.action, &outcome.packet));
+        let difference = what.map(|what| Difference { step: id, packet: packet.clone(), what });
+        self.past.insert(id, (packet, outcome.packet));
+        (expected.verdict, difference)
+    }
+
     /// Runs one step; `None` where both agree on action and packet.
     pub(super) fn step(&mut self, step: &Step) -> Option<Difference> {
         match &step.what {
@@ -139,24 +158,18 @@ impl Run<'_> {
             }
             What::Sever { service, version } => {
                 let is_meant = |(id, of, _): (BackendId, Version, _)| (of == *version).then_some(id);
-                let backends: Vec<_> = self.rig.plane.backends(*service).into_iter().filter_map(is_meant).collect();
-                self.rig.plane.sever(&backends);
-                self.model.sever(*service, *version);
+                let services = service.map_or(0..self.rig.setup.services.len(), |one| one..one + 1);
+                for service in services {
+                    let backends: Vec<_> = self.rig.plane.backends(service).into_iter().filter_map(is_meant).collect();
+                    self.rig.plane.sever(&backends);
+                    self.model.sever(service, *version);
+                }
                 return None;
             }
             _ => {}
         }
         let packet = step.packet(&self.past)?;
-        let outcome = self.rig.plane.test_run(&packet).expect("a test run");
-        let arrival = Arrival { frame: &packet, interface: LO, now: 0, seen: &outcome.packet };
-        let expected = self.model.run(arrival);
-        self.packets += 1;
-        let is_same = outcome.action == expected.action
-            && (expected.action == XDP_DROP || outcome.packet == expected.frame);
-        let what = (!is_same).then(|| told_apart(&expected, outcome.action, &outcome.packet));
-        let difference = what.map(|what| Difference { step: step.id, packet: packet.clone(), what });
-        self.past.insert(step.id, (packet, outcome.packet));
-        difference
+        self.packet(step.id, packet).1
     }
 
     /// Compares what was counted since the last time.

@@ -30,7 +30,8 @@ pub(super) enum What {
     /// The very packet of another step, as it came in.
     Again { of: usize },
     Weights { service: usize, weights: Vec<Weight> },
-    Sever { service: usize, version: Version },
+    /// All flows of a version of all services, or of one.
+    Sever { service: Option<usize>, version: Version },
 }
 
 /// What a packet suffers on its way.
@@ -259,8 +260,11 @@ pub(super) fn next(dice: &mut Dice, setup: &Setup, id: usize) -> Step {
             let weights = (0..count).map(|_| Weight::from_hundredths(weight(dice)).expect("a weight")).collect();
             What::Weights { service, weights }
         }
-        1 => What::Sever { service: dice.under(setup.services.len()), version: dice.pick(&[Version::V1, Version::V2]) },
-        2..=30 => What::Answer { of: recent(dice), shape: Box::new(details(dice, dice_family(id))) },
+        1 | 2 => {
+            let one = dice.under(setup.services.len());
+            What::Sever { service: dice.one_in(4).then_some(one), version: dice.pick(&[Version::V1, Version::V2]) }
+        }
+        3..=30 => What::Answer { of: recent(dice), shape: Box::new(details(dice, dice_family(id))) },
         31..=40 => What::Error {
             of: recent(dice),
             from: dice.pick(&[None, Some(ip("192.0.2.77")), Some(ip("2001:db8:77::1"))]),
