@@ -269,6 +269,9 @@ fn send_to_backend(
     if !message.destination.is(&service.endpoint.address) {
         return Err(Verdict::PassedIcmpNoFlow);
     }
+    if request::is_martian(&message.source) {
+        return Err(Verdict::DroppedMartianSource);
+    }
     if message.hop_limit <= 1 {
         return Err(Verdict::DroppedHopLimit);
     }
@@ -331,6 +334,9 @@ fn send_to_client(
     let answered = reply::flow_of(control, id, backend, quote.source).ok_or(Verdict::PassedIcmpNoFlow)?;
     if !message.destination.is(&quote.source.address) {
         return Err(Verdict::PassedIcmpNoFlow);
+    }
+    if request::is_martian(&message.source) {
+        return Err(Verdict::DroppedMartianSource);
     }
     if message.hop_limit <= 1 {
         return Err(Verdict::DroppedHopLimit);

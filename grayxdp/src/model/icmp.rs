@@ -105,6 +105,9 @@ fn to_backend(model: &mut Model, arrival: Arrival<'_>, ip: &Ip, quote: &Quote, d
     if ip.destination != quote.source.address {
         return Err(Verdict::PassedIcmpNoFlow);
     }
+    if wire::is_martian(ip.source) {
+        return Err(Verdict::DroppedMartianSource);
+    }
     if ip.hop_limit <= 1 {
         return Err(Verdict::DroppedHopLimit);
     }
@@ -150,6 +153,9 @@ fn to_client(model: &mut Model, arrival: Arrival<'_>, ip: &Ip, quote: &Quote, ba
     let key = reply::flow_of(model, backend, quote.source).ok_or(Verdict::PassedIcmpNoFlow)?;
     if ip.destination != quote.source.address {
         return Err(Verdict::PassedIcmpNoFlow);
+    }
+    if wire::is_martian(ip.source) {
+        return Err(Verdict::DroppedMartianSource);
     }
     if ip.hop_limit <= 1 {
         return Err(Verdict::DroppedHopLimit);

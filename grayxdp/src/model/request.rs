@@ -160,7 +160,12 @@ fn send(
             Reading::Flow(_, segment) => Some((segment.source.address, segment.source.port)),
             _ => None,
         };
-        Some(model.source(key, written, arrival.now).ok_or(Verdict::DroppedNoSourcePort)?)
+        let source = model.source(key, written, arrival.now);
+        if source.is_none() {
+            // Nothing is kept of a connection that is refused.
+            model.flows.by_key.remove(&key);
+        }
+        Some(source.ok_or(Verdict::DroppedNoSourcePort)?)
     } else {
         None
     };

@@ -23,21 +23,29 @@ pub(crate) const BACKEND_SIDE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb0];
 pub(crate) const SERVICES: [&str; 4] = ["tcp4", "udp4", "tcp6", "udp6"];
 
 /// Clients are at x.x.1.0/24, backends at x.x.2.0/24, in both families; `.99` is a backend whose MAC nobody knows.
+/// The program is not attached to `gc`, with x.x.3.0/24.
 const NETWORK: &str = "
 link set lo up
 link add ga type veth peer name ga-peer
 link add gb type veth peer name gb-peer
+link add gc type veth peer name gc-peer
 link set ga address 02:00:00:00:00:a0 up
 link set gb address 02:00:00:00:00:b0 up
+link set gc address 02:00:00:00:00:d0 up
 link set ga-peer up
 link set gb-peer up
+link set gc-peer up
 address add 10.77.1.1/24 dev ga
 address add 10.77.2.1/24 dev gb
+address add 10.77.3.1/24 dev gc
+address add fd77:0:0:3::1/64 dev gc nodad
 address add fd77:0:0:1::1/64 dev ga nodad
 address add fd77:0:0:2::1/64 dev gb nodad
 route add 198.51.100.0/24 via 10.77.1.7 dev ga
 route add 2001:db8:100::/48 via fd77:0:0:1::7 dev ga
 neighbour add 10.77.1.7 lladdr 02:00:00:00:00:0c dev ga nud permanent
+neighbour add 10.77.3.10 lladdr 02:00:00:00:00:0b dev gc nud permanent
+neighbour add fd77:0:0:3::10 lladdr 02:00:00:00:00:0b dev gc nud permanent
 neighbour add 10.77.2.10 lladdr 02:00:00:00:00:0b dev gb nud permanent
 neighbour add 10.77.2.20 lladdr 02:00:00:00:00:0b dev gb nud permanent
 neighbour add fd77:0:0:1::7 lladdr 02:00:00:00:00:0c dev ga nud permanent

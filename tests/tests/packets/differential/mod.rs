@@ -5,6 +5,7 @@
 
 mod craft;
 mod dice;
+mod kept;
 mod rig;
 mod shrink;
 mod step;
@@ -13,6 +14,7 @@ mod world;
 use std::time::Instant;
 
 use grayxdp::kernel::DataPlane;
+use grayxdp_common::verdict::Verdict;
 
 use self::rig::{Difference, Rig};
 use crate::fixture::in_network;
@@ -26,10 +28,11 @@ const DIFFERENCES_MAX: u64 = 10;
 struct Report {
     packets: u64,
     differences: u64,
+    verdicts: Vec<(Verdict, u64)>,
 }
 
 fn run(name: &str, packets: u64, seed: u64) -> Report {
-    let mut report = Report { packets: 0, differences: 0 };
+    let mut report = Report { packets: 0, differences: 0, verdicts: Vec::new() };
     in_network(name, |bpffs| {
         let setup = world::setup(bpffs);
         let plane = DataPlane::open(setup.clone()).expect("the program loads");
@@ -46,6 +49,7 @@ fn run(name: &str, packets: u64, seed: u64) -> Report {
             }
             episode += 1;
         }
+        report.verdicts = rig.verdicts();
         rig.plane.detach_all().expect("the pins can be removed");
     });
     report
@@ -63,6 +67,15 @@ fn run_episode(rig: &mut Rig, steps: &[step::Step], is_leased: bool) -> (u64, Op
 fn the_program_does_what_the_model_says_with_20_000_packets() {
     let report = run("model", 20_000, 1);
     assert_eq!(report.differences, 0, "of {} packets", report.packets);
+    // Whatever the test network can bring about has been.
+    let unreachable = [
+        // The network forwards, has no route that forbids, and the table of flows has room.
+        Verdict::DroppedForwardingOff,
+        Verdict::DroppedRewriteFailed,
+    ];
+    let met = |verdict: &Verdict| report.verdicts.iter().any(|(met, _)| met == verdict);
+    let missing: Vec<_> = Verdict::ALL.into_iter().filter(|one| !unreachable.contains(one) && !met(one)).collect();
+    assert_eq!(missing, [], "never met");
 }
 
 /// The body of `cargo xtask fuzz`, which gives numbers by the environment.
@@ -79,6 +92,7 @@ fn fuzz() {
     let seconds = began.elapsed().as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let rate = report.packets as f64 / seconds;
+    println!("{:?}", report.verdicts);
     println!("{seconds:.1} s, {rate:.0} packets/s");
     println!("fuzz: packets {}, differences {}, seed {seed}", report.packets, report.differences);
     assert_eq!(report.differences, 0);

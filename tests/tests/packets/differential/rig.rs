@@ -1,6 +1,6 @@
 //! The real program and the model side by side.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use grayxdp::{
     kernel::{DataPlane, Setup},
@@ -66,7 +66,7 @@ impl Rig {
     /// Begins without flows, and with every weight at 50 %; `is_leased`: by the told ways, else the kernel is asked.
     pub(super) fn begin(&mut self, is_leased: bool) -> Run<'_> {
         self.plane.forget_flows();
-        self.plane.lease_hops(if is_leased { Duration::MAX } else { Duration::ZERO });
+        self.plane.lease_hops(if is_leased { u32::MAX } else { 0 });
         let mut model = if is_leased { self.told.clone() } else { self.kernel.clone() };
         for service in 0..self.setup.services.len() {
             let count = self.setup.services[service].shards.count();
@@ -80,10 +80,14 @@ impl Rig {
         Run { rig: self, model, past: Past::new(), packets: 0, before, model_before }
     }
 
+    /// How many packets ended in each way, of those that did.
+    pub(super) fn verdicts(&self) -> Vec<(Verdict, u64)> {
+        self.counts().verdicts.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
     fn counts(&self) -> Counts {
         let readings = self.plane.backend_readings().expect("readable");
-        let backends =
-            readings.into_iter().map(|one| ((one.service, one.version, one.address), one.counters)).collect();
+        let backends = readings.into_iter().map(|one| ((one.service, one.version, one.address), one.counters)).collect();
         Counts { verdicts: self.plane.verdict_counts().expect("readable"), backends }
     }
 }
@@ -130,6 +134,20 @@ fn numbers(counters: &BackendCounters) -> [u64; 11] {
 }
 
 impl Run<'_> {
+    /// Runs one packet as it is; says how it ended.
+    pub(super) fn packet(&mut self, id: usize, packet: Vec<u8>) -> (Verdict, Option<Difference>) {
+        let outcome = self.rig.plane.test_run(&packet).expect("a test run");
+        let arrival = Arrival { frame: &packet, interface: LO, now: 0, seen: &outcome.packet };
+        let expected = self.model.run(arrival);
+        self.packets += 1;
+        let is_same = outcome.action == expected.action
+            && (expected.action == XDP_DROP || outcome.packet == expected.frame);
+        let what = (!is_same).then(|| told_apart(&expected, outcome.action, &outcome.packet));
+        let difference = what.map(|what| Difference { step: id, packet: packet.clone(), what });
+        self.past.insert(id, (packet, outcome.packet));
+        (expected.verdict, difference)
+    }
+
     /// Runs one step; `None` where both agree on action and packet.
     pub(super) fn step(&mut self, step: &Step) -> Option<Difference> {
         match &step.what {
@@ -140,24 +158,18 @@ impl Run<'_> {
             }
             What::Sever { service, version } => {
                 let is_meant = |(id, of, _): (BackendId, Version, _)| (of == *version).then_some(id);
-                let backends: Vec<_> = self.rig.plane.backends(*service).into_iter().filter_map(is_meant).collect();
-                self.rig.plane.sever(&backends);
-                self.model.sever(*service, *version);
+                let services = service.map_or(0..self.rig.setup.services.len(), |one| one..one + 1);
+                for service in services {
+                    let backends: Vec<_> = self.rig.plane.backends(service).into_iter().filter_map(is_meant).collect();
+                    self.rig.plane.sever(&backends);
+                    self.model.sever(service, *version);
+                }
                 return None;
             }
             _ => {}
         }
         let packet = step.packet(&self.past)?;
-        let outcome = self.rig.plane.test_run(&packet).expect("a test run");
-        let arrival = Arrival { frame: &packet, interface: LO, now: 0, seen: &outcome.packet };
-        let expected = self.model.run(arrival);
-        self.packets += 1;
-        let is_same =
-            outcome.action == expected.action && (expected.action == XDP_DROP || outcome.packet == expected.frame);
-        let what = (!is_same).then(|| told_apart(&expected, outcome.action, &outcome.packet));
-        let difference = what.map(|what| Difference { step: step.id, packet: packet.clone(), what });
-        self.past.insert(step.id, (packet, outcome.packet));
-        difference
+        self.packet(step.id, packet).1
     }
 
     /// Compares what was counted since the last time.
@@ -169,11 +181,7 @@ impl Run<'_> {
             return None;
         }
         let packet = self.past.get(&step).map(|(packet, _)| packet.clone()).unwrap_or_default();
-        Some(Difference {
-            step,
-            packet,
-            what: format!("counted by the program: {program:?}\ncounted by the model:   {model:?}"),
-        })
+        Some(Difference { step, packet, what: format!("counted by the program: {program:?}\ncounted by the model:   {model:?}") })
     }
 
     /// Ends it: the models keep what they remember of fragments, as the program does.
@@ -192,8 +200,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 fn told_apart(expected: &Outcome, action: u32, packet: &[u8]) -> String {
-    let at =
-        expected.frame.iter().zip(packet).position(|(a, b)| a != b).unwrap_or(expected.frame.len().min(packet.len()));
+    let at = expected.frame.iter().zip(packet).position(|(a, b)| a != b).unwrap_or(expected.frame.len().min(packet.len()));
     format!(
         "expected {:?} (action {}, {} bytes), found action {action} ({} bytes); first byte that differs: {at}\n\
          expected {}\nfound    {}\n{}",

@@ -39,11 +39,11 @@ fn pool(addresses: &[&str], port: u16, standings: &[Standing]) -> Vec<BackendSet
 
 /// Backends of v1 and of v2 in a family; the program's own way, one by another MTU, one by the same interface, one unknown.
 fn pools(is_v4: bool, port: u16) -> [Vec<BackendSetup>; 2] {
-    let (v1, v2): ([&str; 3], [&str; 3]) = if is_v4 {
-        (["10.77.2.10", "10.77.2.30", "10.77.2.99"], ["10.77.2.20", "10.77.2.40", "192.0.2.1"])
+    let (v1, v2): ([&str; 4], [&str; 3]) = if is_v4 {
+        (["10.77.2.10", "10.77.2.30", "10.77.2.99", "10.77.3.10"], ["10.77.2.20", "10.77.2.40", "192.0.2.1"])
     } else {
         (
-            ["fd77:0:0:2::10", "fd77:0:0:2::30", "fd77:0:0:2::99"],
+            ["fd77:0:0:2::10", "fd77:0:0:2::30", "fd77:0:0:2::99", "fd77:0:0:3::10"],
             ["fd77:0:0:2::20", "fd77:0:0:2::40", "2001:db8:ffff::1"],
         )
     };
@@ -193,6 +193,8 @@ pub(super) fn ways(ga: u32, gb: u32) -> Told {
         ("10.77.2.10/32", by(gb, to_backend, 1500)),
         ("10.77.2.20/32", by(gb, to_backend, 1500)),
         ("198.51.100.0/24", by(ga, to_client, 1500)),
+        ("10.77.3.10/32", kernel(Verdict::HandedInterfaceUnknown, 1500)),
+        ("fd77:0:0:3::10/128", kernel(Verdict::HandedInterfaceUnknown, 1500)),
         ("fd77:0:0:1::/64", unknown),
         ("fd77:0:0:2::/64", unknown),
         ("fd77:0:0:1::7/128", by(ga, to_client, 1500)),
