@@ -119,7 +119,7 @@ impl Rig {
             }
             let course = world::course(subject, traffic, packet);
             self.checked(flows.into(), |rig| {
-                rig::run(rig.ebpf()?, program, &course, flows, XDP_TX).map(|_| ())
+                rig::run(rig.ebpf()?, program, &course, flows, None).map(|_| ())
             })
             .with_context(|| format!("while flows were made ({packet:?})"))?;
         }
@@ -184,8 +184,8 @@ impl Rig {
         let mut net = None;
         self.checked(u64::from(packets) * u64::from(rounds + 1), |rig| {
             // The first run brings the flows into the caches that they fit into.
-            rig::run(rig.ebpf()?, program, &course, packets, XDP_TX)?;
-            net = Some(rounds_of(rounds, |program| rig::run(rig.ebpf()?, program, &course, packets, XDP_TX), program)?);
+            rig::run(rig.ebpf()?, program, &course, packets, None)?;
+            net = Some(rounds_of(rounds, |program| rig::run(rig.ebpf()?, program, &course, packets, None), program)?);
             Ok(())
         })?;
         net.context("nothing was measured")
@@ -198,7 +198,7 @@ impl Rig {
         let ebpf = self.ebpf()?;
         let run = |program: &str| {
             let action = if program == "harness" { XDP_TX } else { XDP_PASS };
-            rig::run(ebpf, program, &course, PACKETS_MIN, action)
+            rig::run(ebpf, program, &course, PACKETS_MIN, Some(action))
         };
         rounds_of(rounds, run, program)
     }
@@ -217,7 +217,7 @@ impl Rig {
         let packets = NEW_PACKETS;
         let mut one = |rig: &mut Self, program: &'static str| {
             let before = rig.reading()?;
-            let time = rig::run(rig.ebpf()?, program, &course, packets, XDP_TX)?;
+            let time = rig::run(rig.ebpf()?, program, &course, packets, None)?;
             if program != "harness" {
                 course.position += packets;
                 if let Self::Grayxdp(grayxdp) = rig {
@@ -260,7 +260,7 @@ pub(crate) fn floor(rounds: u32) -> Result<f64> {
     let course = world::course(Subject::Nat, Traffic::TCP4, Packet::Stray);
     let mut runs = Vec::new();
     for _ in 0..rounds {
-        runs.push(rig::run(ebpf, "floor", &course, PACKETS_MIN, XDP_TX)?);
+        runs.push(rig::run(ebpf, "floor", &course, PACKETS_MIN, Some(XDP_TX))?);
     }
     runs.sort_by(f64::total_cmp);
     runs.get(runs.len() / 2).copied().context("no round was asked for")

@@ -9,6 +9,7 @@ mod choose;
 mod count;
 mod emit;
 mod encapsulate;
+mod fast;
 mod flow;
 mod fragment;
 mod helpers;
@@ -33,6 +34,7 @@ mod trace;
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
+    layout::Control,
     verdict::Verdict,
 };
 use outcome::{Outcome, next};
@@ -46,7 +48,11 @@ use service::Role;
 pub fn run(context: &XdpContext) -> u32 {
     let Some(control) = maps::control() else { return emit::PASS };
     trace::begin(context, control);
-    let mut outcome = Outcome::from_raw(process(context));
+    let raw = match grayxdp_fast(context.ctx, control) {
+        next::SLOW => process(context),
+        raw => raw,
+    };
+    let mut outcome = Outcome::from_raw(raw);
     if outcome.is_wrapped() && encapsulate::grayxdp_wrap(context.ctx) != 0 {
         outcome = Outcome::of(Verdict::DroppedRewriteFailed);
     }
@@ -133,6 +139,15 @@ fn process_odd(context: &XdpContext, odd: u32) -> u64 {
 // VERIFIER: global functions are looked at once, for any arguments; others once for every state of their callers, which
 // for these would be too many. Their frames lie on the stack one at a time. Therefore numbers in place of pointers to entries, which are looked up again; and pointers
 // that may be null, as far as the verifier knows.
+
+/// The short way of most packets. Returns an [`Outcome`], or [`next::SLOW`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn grayxdp_fast(context: *mut xdp_md, control: *const Control) -> u64 {
+    // SAFETY: `run` has just looked it up; the verifier takes null into account, the compiler need not.
+    let Some(control) = (unsafe { control.as_ref() }) else { return next::SLOW };
+    fast::process(&XdpContext::new(context), control)
+}
 
 /// Parses a packet and looks up whose it is. Returns a [`Class`].
 #[inline(never)]
