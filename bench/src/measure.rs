@@ -48,9 +48,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn wants(&self, case: Case) -> bool {
         let name = case.to_string();
-        let is_in = |filter: &String| {
-            name.strip_prefix(filter.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
+        let is_in = |filter: &String| name.strip_prefix(filter.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         self.filters.is_empty() || self.filters.iter().any(is_in)
     }
 
@@ -68,14 +66,14 @@ impl Plan {
 /// A program under test.
 pub(crate) enum Rig {
     Lru(Lru),
-    Grayxdp(Box<Grayxdp>),
+    Grayxdp(Grayxdp),
 }
 
 impl Rig {
     pub(crate) fn new(subject: Subject) -> Result<Self> {
         let mut rig = match subject {
             Subject::Lru => Self::Lru(Lru::new(MAX_FLOWS)?),
-            _ => Self::Grayxdp(Box::new(Grayxdp::new(subject, MAX_FLOWS)?)),
+            _ => Self::Grayxdp(Grayxdp::new(subject, MAX_FLOWS)?),
         };
         for program in [rig.program(), "harness"] {
             rig::load(rig.ebpf()?, program)?;
@@ -120,8 +118,10 @@ impl Rig {
                 continue;
             }
             let course = world::course(subject, traffic, packet);
-            self.checked(flows.into(), |rig| rig::run(rig.ebpf()?, program, &course, flows, XDP_TX).map(|_| ()))
-                .with_context(|| format!("while flows were made ({packet:?})"))?;
+            self.checked(flows.into(), |rig| {
+                rig::run(rig.ebpf()?, program, &course, flows, None).map(|_| ())
+            })
+            .with_context(|| format!("while flows were made ({packet:?})"))?;
         }
         Ok(())
     }
@@ -184,8 +184,8 @@ impl Rig {
         let mut net = None;
         self.checked(u64::from(packets) * u64::from(rounds + 1), |rig| {
             // The first run brings the flows into the caches that they fit into.
-            rig::run(rig.ebpf()?, program, &course, packets, XDP_TX)?;
-            net = Some(rounds_of(rounds, |program| rig::run(rig.ebpf()?, program, &course, packets, XDP_TX), program)?);
+            rig::run(rig.ebpf()?, program, &course, packets, None)?;
+            net = Some(rounds_of(rounds, |program| rig::run(rig.ebpf()?, program, &course, packets, None), program)?);
             Ok(())
         })?;
         net.context("nothing was measured")
@@ -198,7 +198,7 @@ impl Rig {
         let ebpf = self.ebpf()?;
         let run = |program: &str| {
             let action = if program == "harness" { XDP_TX } else { XDP_PASS };
-            rig::run(ebpf, program, &course, PACKETS_MIN, action)
+            rig::run(ebpf, program, &course, PACKETS_MIN, Some(action))
         };
         rounds_of(rounds, run, program)
     }
@@ -217,7 +217,7 @@ impl Rig {
         let packets = NEW_PACKETS;
         let mut one = |rig: &mut Self, program: &'static str| {
             let before = rig.reading()?;
-            let time = rig::run(rig.ebpf()?, program, &course, packets, XDP_TX)?;
+            let time = rig::run(rig.ebpf()?, program, &course, packets, None)?;
             if program != "harness" {
                 course.position += packets;
                 if let Self::Grayxdp(grayxdp) = rig {
@@ -233,7 +233,11 @@ impl Rig {
 }
 
 /// The program and the harness alone, by turns.
-fn rounds_of(rounds: u32, mut run: impl FnMut(&'static str) -> Result<f64>, program: &'static str) -> Result<Net> {
+fn rounds_of(
+    rounds: u32,
+    mut run: impl FnMut(&'static str) -> Result<f64>,
+    program: &'static str,
+) -> Result<Net> {
     let (mut nets, mut alone) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         let harness = run("harness")?;
@@ -256,7 +260,7 @@ pub(crate) fn floor(rounds: u32) -> Result<f64> {
     let course = world::course(Subject::Nat, Traffic::TCP4, Packet::Stray);
     let mut runs = Vec::new();
     for _ in 0..rounds {
-        runs.push(rig::run(ebpf, "floor", &course, PACKETS_MIN, XDP_TX)?);
+        runs.push(rig::run(ebpf, "floor", &course, PACKETS_MIN, Some(XDP_TX))?);
     }
     runs.sort_by(f64::total_cmp);
     runs.get(runs.len() / 2).copied().context("no round was asked for")

@@ -116,7 +116,17 @@ impl Place {
     /// Notes a packet of the flow.
     #[inline(always)]
     pub(crate) fn note(&self, found: &Found, side: Side, packet: &Parsed) {
-        let bits = flags_seen(packet);
+        self.note_bits(found, side, flags_seen(packet));
+    }
+
+    /// Notes a UDP datagram, or a TCP segment that neither begins nor ends anything.
+    #[inline(always)]
+    pub(crate) fn note_seen(&self, found: &Found, side: Side, is_udp: bool) {
+        self.note_bits(found, side, if is_udp { SEEN_PACKET } else { SEEN_PACKET | SEEN_SEGMENT });
+    }
+
+    #[inline(always)]
+    fn note_bits(&self, found: &Found, side: Side, bits: u8) {
         let before = match side {
             Side::Client => found.seen.client,
             Side::Backend => found.seen.backend,

@@ -11,6 +11,7 @@ mod choose;
 mod count;
 mod emit;
 mod encapsulate;
+mod fast;
 mod flow;
 mod fragment;
 mod helpers;
@@ -45,7 +46,11 @@ use service::{Class, Role};
 pub fn run(context: &XdpContext) -> u32 {
     let Some(control) = maps::control() else { return emit::PASS };
     trace::begin(context, control);
-    let mut outcome = Outcome::from_raw(process(context));
+    let raw = match stages::grayxdp_fast(context.ctx, control) {
+        next::SLOW => process(context),
+        raw => raw,
+    };
+    let mut outcome = Outcome::from_raw(raw);
     if outcome.is_wrapped() && stages::grayxdp_wrap(context.ctx) != 0 {
         outcome = Outcome::of(Verdict::DroppedRewriteFailed);
     }

@@ -29,6 +29,8 @@ pub(crate) mod next {
     pub(crate) const TO_BACKEND: u64 = 2 << 8;
     /// The message is an ICMP error about a packet that a client sent.
     pub(crate) const TO_CLIENT: u64 = 3 << 8;
+    /// The packet was left alone, for the pipeline to deal with.
+    pub(crate) const SLOW: u64 = 4 << 8;
 }
 
 impl Outcome {

@@ -90,7 +90,7 @@ pub(crate) fn too_far(verdict: Verdict) -> Verdict {
 /// The way to a backend.
 #[inline(always)]
 pub(crate) fn to_backend(context: &XdpContext, control: &Control, hop: &NextHop, departure: &Departure) -> Way {
-    match known(context, control, hop, departure) {
+    match known(context, control, hop, departure.ip_len, departure.now) {
         Some(way) => way,
         None => ask_kernel(context, departure),
     }
@@ -98,35 +98,45 @@ pub(crate) fn to_backend(context: &XdpContext, control: &Control, hop: &NextHop,
 
 /// The way to a client.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "masked")]
 pub(crate) fn to_client(context: &XdpContext, control: &Control, departure: &Departure) -> Way {
+    match known_to_client(context, control, departure.destination, departure.ip_len, departure.now) {
+        Some(way) => way,
+        None => ask_kernel(context, departure),
+    }
+}
+
+/// The same, by the table of routes; `None` where the kernel must be asked.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "masked")]
+pub(crate) fn known_to_client(
+    context: &XdpContext,
+    control: &Control,
+    client: Address,
+    ip_len: u16,
+    now: u32,
+) -> Option<Way> {
     // Bit 0 says which table; the rest, how many routes it has.
     let routes = control.routes;
     let first = (routes & 1) * ROUTES_MAX;
     let count = routes >> 8;
     let mut nth = 0;
     while nth < ROUTES_MAX && nth < count {
-        let Some(route) = maps::route(first + nth) else { break };
-        if route.covers(&departure.destination) {
+        if maps::route(first + nth)?.covers(&client) {
             let nth = helpers::opaque(nth as usize, u64::from(routes)) as u32 & (ROUTES_MAX - 1);
-            if let Some(route) = maps::route(first + nth)
-                && let Some(way) = known(context, control, &route.next_hop, departure)
-            {
-                return way;
-            }
-            break;
+            return known(context, control, &maps::route(first + nth)?.next_hop, ip_len, now);
         }
         nth += 1;
     }
-    ask_kernel(context, departure)
+    None
 }
 
+/// The way by a next hop, where it may be gone by.
 #[inline(always)]
-fn known(context: &XdpContext, control: &Control, hop: &NextHop, departure: &Departure) -> Option<Way> {
-    if hop.interface == 0 || departure.now > control.hops_until {
+pub(crate) fn known(context: &XdpContext, control: &Control, hop: &NextHop, ip_len: u16, now: u32) -> Option<Way> {
+    if hop.interface == 0 || now > control.hops_until {
         return None;
     }
-    if departure.ip_len > hop.mtu {
+    if ip_len > hop.mtu {
         return Some(Way::without_hop(Verdict::HandedTooBig, hop.mtu));
     }
     let verdict = if hop.interface == ingress(context) {

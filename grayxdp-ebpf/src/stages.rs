@@ -8,14 +8,14 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
-    layout::{Endpoint, FragmentEntry},
+    layout::{Control, Endpoint, FragmentEntry},
     verdict::Verdict,
 };
 
 use crate::{
     chain::{self, Chain},
-    encapsulate, fragment, icmp, maps, odd,
-    outcome::Outcome,
+    encapsulate, fast, fragment, icmp, maps, odd,
+    outcome::{Outcome, next},
     packet::Packet,
     parse::{self, Odd, Parsed},
     reply,
@@ -26,6 +26,14 @@ use crate::{
     service::Class,
     source, too_big, trace,
 };
+
+/// The short way of most packets. Returns an [`Outcome`], or [`next::SLOW`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_fast(context: *mut xdp_md, control: *const Control) -> u64 {
+    let Some(control) = given(control) else { return next::SLOW };
+    fast::process(&XdpContext::new(context), control)
+}
 
 /// Parses a packet and looks up whose it is. Returns a [`Class`].
 #[inline(never)]
