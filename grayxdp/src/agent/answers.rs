@@ -9,6 +9,7 @@ use super::{
     shapes::{AgentStatus, InterfaceStatus, PinsStatus, ServiceStatus},
     signals::{SHARE_WINDOW, ShareWindow},
     status,
+    trace::Tracer,
 };
 use crate::{
     agent::releases::Cause,
@@ -26,6 +27,7 @@ const READ_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Agent<K> {
     pub(super) releases: Releases<K>,
+    pub(super) tracer: Tracer,
     interfaces: Vec<InterfaceStatus>,
     window: ShareWindow,
     started: Instant,
@@ -38,6 +40,7 @@ impl<K: Kernel> Agent<K> {
     pub(super) fn new(releases: Releases<K>, interfaces: Vec<InterfaceStatus>, now: Instant) -> Self {
         Self {
             releases,
+            tracer: Tracer::default(),
             interfaces,
             window: ShareWindow::new(SHARE_WINDOW),
             started: now,
@@ -50,6 +53,7 @@ impl<K: Kernel> Agent<K> {
     /// One turn: time passes.
     pub(super) fn tick(&mut self, now: Instant) {
         self.advance(now);
+        self.turn_trace(now);
         self.last_tick = SystemTime::now();
         if self.last_read.is_none_or(|last| now.duration_since(last) >= READ_EVERY)
             && let Err(error) = self.read(now)
@@ -127,6 +131,7 @@ impl<K: Kernel> Agent<K> {
     /// Stores all, and gives the kernel back. Nothing in the kernel changes.
     pub(super) fn close(mut self, now: Instant, event: &str, actor: &str) -> K {
         self.advance(now);
+        self.tracer.stop(self.releases.kernel_mut());
         let (kernel, stored) = self.releases.close(Cause { event, actor });
         if let Err(error) = stored {
             tracing::error!("state_not_stored {error}");

@@ -2,6 +2,7 @@
 
 mod flows;
 mod insight;
+mod trace;
 
 use std::net::SocketAddr;
 
@@ -13,6 +14,7 @@ pub use self::{
     insight::{
         ExplainQuery, ExplainStatus, ExplainedCandidate, ExplainedFlow, ExplainedHop, ExplainedPin, ExplainedShard,
     },
+    trace::{TraceLine, TraceQuery, TracedPacket},
 };
 use crate::{
     cidr::NetworkError,
