@@ -2,8 +2,9 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     thread,
     time::Duration,
 };
@@ -19,26 +20,41 @@ use grayxdp_tests::{
 use serde_json::Value;
 
 /// A trace that runs beside the test.
-fn begin(scene: &Scene, agent: &Agent<'_>, arguments: &[&str]) -> Result<Child> {
-    let mut command: Command = scene.topology.lb.command(binary()?)?;
-    command.arg("--socket").arg(&agent.config().socket).args(["-o", "json", "trace"]).args(arguments);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("the trace starts")?;
-    // Until the agent refuses a second one, the first has not begun.
-    let is_on = || {
-        let second = agent.cli(&["trace", "--for", "1ms"])?;
-        let said = String::from_utf8_lossy(&second.stderr).into_owned();
-        ensure!(said.contains("somebody is tracing already"), "{said}");
-        Ok(())
-    };
-    wait_until("the trace has begun", Duration::from_secs(5), is_on)?;
-    Ok(child)
+struct Trace {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    lines: Vec<Value>,
 }
 
-fn lines(child: Child) -> Result<Vec<Value>> {
-    let output = child.wait_with_output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout)?;
-    text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+impl Trace {
+    /// Returns once packets are sampled; `arguments` must name a rate.
+    fn begin(scene: &Scene, agent: &Agent<'_>, arguments: &[&str]) -> Result<Self> {
+        let mut command: Command = scene.topology.lb.command(binary()?)?;
+        command.arg("--socket").arg(&agent.config().socket).args(["-o", "json", "trace"]).args(arguments);
+        let mut child = command.stdout(Stdio::piped()).spawn().context("the trace starts")?;
+        let output = BufReader::new(child.stdout.take().context("a pipe was asked for")?);
+        let mut trace = Self { child, output, lines: Vec::new() };
+        ensure!(trace.read()?, "the trace ends at once");
+        Ok(trace)
+    }
+
+    /// Reads a line; says whether there was one.
+    fn read(&mut self) -> Result<bool> {
+        let mut line = String::new();
+        if self.output.read_line(&mut line)? == 0 {
+            return Ok(false);
+        }
+        self.lines.push(serde_json::from_str(&line).with_context(|| line.clone())?);
+        Ok(true)
+    }
+
+    /// All lines, once it has ended by itself.
+    fn finish(mut self) -> Result<Vec<Value>> {
+        while self.read()? {}
+        let status = self.child.wait()?;
+        ensure!(status.success(), "{status}");
+        Ok(self.lines)
+    }
 }
 
 fn address(packet: &Value, name: &str) -> String {
@@ -52,9 +68,9 @@ fn a_connection_is_seen_both_ways_with_its_verdicts() -> Result<()> {
     let web = ServiceConfig::web(Family::V4);
     let agent = scene.start_agent(std::slice::from_ref(&web))?;
     agent.set_weight("web", 100.0)?;
-    let trace = begin(&scene, &agent, &["web", "--one-in", "1", "--for", "2s"])?;
+    let trace = Trace::begin(&scene, &agent, &["web", "--one-in", "1", "--for", "2s"])?;
     ensure!(scene.ask(&web, 3)? == Version::V2);
-    let lines = lines(trace)?;
+    let lines = trace.finish()?;
     ensure!(lines.first().is_some_and(|line| line["type"] == "sampling" && line["one_in"] == 1), "{lines:?}");
     let packets: Vec<&Value> = lines.iter().filter(|line| line["type"] == "packet").collect();
     let client = Family::V4.source(3).to_string();
@@ -75,15 +91,17 @@ fn nothing_is_sampled_once_the_command_is_killed_and_drops_are_picked() -> Resul
     let scene = Scene::new()?;
     let web = ServiceConfig::web(Family::V4);
     let agent = scene.start_agent(std::slice::from_ref(&web))?;
-    let mut killed = begin(&scene, &agent, &["--one-in", "1"])?;
-    killed.kill()?;
-    killed.wait()?;
+    let mut killed = Trace::begin(&scene, &agent, &["--one-in", "1"])?;
+    let busy = String::from_utf8_lossy(&agent.cli(&["trace"])?.stderr).into_owned();
+    ensure!(busy.contains("somebody is tracing already"), "{busy}");
+    killed.child.kill()?;
+    killed.child.wait()?;
     // The agent has noticed as soon as another may trace.
     let another = || agent.text(&["trace", "--for", "300ms"]).map(drop);
     wait_until("another may trace", Duration::from_secs(5), another)?;
-    let trace = begin(&scene, &agent, &["--drops", "--one-in", "1", "--for", "1s"])?;
+    let trace = Trace::begin(&scene, &agent, &["--drops", "--one-in", "1", "--for", "1s"])?;
     scene.ask(&web, 1)?;
-    let lines = lines(trace)?;
+    let lines = trace.finish()?;
     ensure!(lines.iter().all(|line| line["type"] == "sampling"), "nothing was dropped: {lines:?}");
     Ok(())
 }
@@ -95,8 +113,8 @@ fn a_capture_file_is_read_by_tcpdump_and_has_the_packets() -> Result<()> {
     let agent = scene.start_agent(std::slice::from_ref(&web))?;
     let file = agent.config().directory().join("trace.pcapng");
     let path = file.to_string_lossy().into_owned();
+    let arguments = ["trace", "web", "--count", "4", "--for", "10s", "--one-in", "1", "--write", &path];
     thread::scope(|scope| -> Result<()> {
-        let arguments = ["trace", "web", "--count", "4", "--for", "10s", "--one-in", "1", "--write", &path];
         let trace = scope.spawn(|| agent.cli(&arguments));
         let ask = || {
             scene.ask(&web, 1)?;

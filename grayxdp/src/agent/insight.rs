@@ -133,7 +133,8 @@ impl<K: Kernel> Agent<K> {
             what: "explain a client's way",
             reason: format!("the packet program has no service `{service}`"),
         })?;
-        Ok(explain::status(config, asked, &found))
+        let kernel = self.releases.kernel();
+        Ok(explain::status(config, asked, &found, |index| kernel.interface_name(index)))
     }
 
     fn flows(&self, query: &FlowsQuery, from: u32, limit: usize) -> Result<FlowsPart, AnswerError> {

@@ -29,7 +29,7 @@ pub enum TraceLine {
         one_in: u32,
     },
     /// A packet.
-    Packet(TracedPacket),
+    Packet(Box<TracedPacket>),
     /// So many packets were taken, and left out since there were too many.
     LeftOut {
         /// At least so many: those that the kernel had no room for are not counted.

@@ -199,7 +199,8 @@ impl Session {
                 continue;
             }
             packets += 1;
-            lines.push(TraceLine::Packet(self.line(&event, traced, verdict, kernel, services, &clock)));
+            let packet = self.line(&event, traced, verdict, kernel, services, &clock);
+            lines.push(TraceLine::Packet(Box::new(packet)));
         }
         if self.left_out > 0 {
             lines.push(TraceLine::LeftOut { packets: self.left_out });

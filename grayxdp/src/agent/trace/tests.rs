@@ -13,7 +13,7 @@ pub(in crate::agent) fn event(nth: u32) -> TraceEvent {
     let mut head = [0; grayxdp_common::limits::TRACE_HEAD_LEN];
     head[..bytes.len()].copy_from_slice(&bytes);
     let len = u32::try_from(bytes.len()).expect("short");
-    let verdict = if nth % 2 == 0 { Verdict::ForwardedOtherInterface } else { Verdict::DroppedNoRoute };
+    let verdict = if nth.is_multiple_of(2) { Verdict::ForwardedOtherInterface } else { Verdict::DroppedNoRoute };
     TraceEvent {
         time_ns: crate::kernel::now_ns(),
         interface: 4,
@@ -69,7 +69,7 @@ fn lines(receiver: &mut mpsc::Receiver<Bytes>) -> Vec<TraceLine> {
 }
 
 fn packets(lines: &[TraceLine]) -> Vec<&TracedPacket> {
-    lines.iter().filter_map(|line| if let TraceLine::Packet(packet) = line { Some(packet) } else { None }).collect()
+    lines.iter().filter_map(|line| if let TraceLine::Packet(packet) = line { Some(&**packet) } else { None }).collect()
 }
 
 #[test]

@@ -230,7 +230,7 @@ pub(super) mod tests {
             ),
             (strange, "12:31:04.123  eth0  ? → ?  arp  60 B  pass not_ip\n"),
         ] {
-            assert_eq!(text(&TraceLine::Packet(packet)), expected);
+            assert_eq!(text(&TraceLine::Packet(Box::new(packet))), expected);
         }
         assert_eq!(text(&TraceLine::Sampling { one_in: 8 }), "# one packet in 8\n");
         assert_eq!(text(&TraceLine::LeftOut { packets: 3 }), "# at least 3 packets left out\n");
@@ -243,9 +243,9 @@ pub(super) mod tests {
         let mut sink = Sink::Capture(Capture::create(directory.path().join("x.pcapng")).expect("created"));
         let lines = [
             TraceLine::Sampling { one_in: 4 },
-            TraceLine::Packet(packet()),
+            TraceLine::Packet(Box::new(packet())),
             TraceLine::LeftOut { packets: 9 },
-            TraceLine::Packet(packet()),
+            TraceLine::Packet(Box::new(packet())),
         ];
         let ends = lines.map(|line| {
             let json = serde_json::to_string(&line).expect("JSON");
