@@ -9,6 +9,7 @@ use super::{
     shapes::{AgentStatus, InterfaceStatus, PinsStatus, ServiceStatus},
     signals::{SHARE_WINDOW, ShareWindow},
     status::{self, Counted},
+    trace::Tracer,
     watches::{News, Subjects},
 };
 use crate::{
@@ -35,6 +36,7 @@ const NEXT_HOPS_LEASE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Agent<K> {
     pub(super) releases: Releases<K>,
+    pub(super) tracer: Tracer,
     interfaces: Vec<InterfaceStatus>,
     window: ShareWindow,
     started: Instant,
@@ -51,6 +53,7 @@ impl<K: Kernel> Agent<K> {
     pub(super) fn new(releases: Releases<K>, interfaces: Vec<InterfaceStatus>, now: Instant) -> Self {
         Self {
             releases,
+            tracer: Tracer::default(),
             interfaces,
             window: ShareWindow::new(SHARE_WINDOW),
             started: now,
@@ -66,6 +69,7 @@ impl<K: Kernel> Agent<K> {
     /// One turn: time passes.
     pub(super) fn tick(&mut self, now: Instant) {
         self.advance(now);
+        self.turn_trace(now);
         self.last_tick = SystemTime::now();
         self.lend();
         self.sweep(now);
@@ -191,6 +195,7 @@ impl<K: Kernel> Agent<K> {
         self.advance(now);
         self.has_next_hops = false;
         self.lend();
+        self.tracer.stop(self.releases.kernel_mut());
         let (kernel, stored) = self.releases.close(Cause { event, actor });
         if let Err(error) = stored {
             tracing::error!("state_not_stored {error}");

@@ -22,6 +22,7 @@ use super::{
     releases::{Change, CommandError},
     request::{AnswerError, Asker, Command, Deed, Request, Stopping},
     shapes::{AddBackend, BackendBody, Detach, ErrorBody, ErrorDetail, Nothing, PinBody, PinRuleBody, SetWeight, Verb},
+    trace::TraceError,
 };
 use crate::{
     config::{BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX},
@@ -277,6 +278,7 @@ impl From<AnswerError> for ApiError {
             AnswerError::Command(CommandError::UnknownShard { .. }) => (StatusCode::NOT_FOUND, "unknown_shard"),
             AnswerError::Command(CommandError::Wrong { .. }) => (StatusCode::BAD_REQUEST, "bad_request"),
             AnswerError::Command(CommandError::Refused { .. } | CommandError::Misfit { .. })
+            | AnswerError::Trace(TraceError::Busy)
             | AnswerError::OtherPins { .. } => (StatusCode::CONFLICT, "refused"),
             AnswerError::Command(CommandError::NotStored { .. }) => (StatusCode::SERVICE_UNAVAILABLE, "refused"),
             AnswerError::Command(
@@ -285,6 +287,7 @@ impl From<AnswerError> for ApiError {
                 | CommandError::NotSet { .. }
                 | CommandError::NotSevered { .. },
             )
+            | AnswerError::Trace(TraceError::Kernel(_))
             | AnswerError::Kernel(_)
             | AnswerError::DetachFailed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };

@@ -58,7 +58,12 @@ pub(super) fn check(service: &ServiceConfig, query: &ExplainQuery) -> Result<Ask
 }
 
 /// The answer.
-pub(super) fn status(service: &ServiceConfig, asked: Asked, found: &Explanation) -> ExplainStatus {
+pub(super) fn status(
+    service: &ServiceConfig,
+    asked: Asked,
+    found: &Explanation,
+    name: impl Fn(u32) -> Option<String>,
+) -> ExplainStatus {
     let chosen = match found.fate {
         Fate::Flow(_) => found.flow.map(|flow| flow.backend),
         Fate::Chosen(version, _) => found.candidate(version).backend.map(|(_, entry)| entry),
@@ -92,7 +97,7 @@ pub(super) fn status(service: &ServiceConfig, asked: Asked, found: &Explanation)
         position: rounded(position(found)),
         candidates: Version::ALL
             .into_iter()
-            .map(|version| candidate(version, found.candidate(version), found.are_hops_fresh))
+            .map(|version| candidate(version, found.candidate(version), found.are_hops_fresh, &name))
             .collect(),
     }
 }
@@ -157,7 +162,12 @@ fn flow(flow: &KnownFlow) -> ExplainedFlow {
     }
 }
 
-fn candidate(version: Version, candidate: &Candidate, are_hops_fresh: bool) -> ExplainedCandidate {
+fn candidate(
+    version: Version,
+    candidate: &Candidate,
+    are_hops_fresh: bool,
+    name: impl Fn(u32) -> Option<String>,
+) -> ExplainedCandidate {
     let entry = candidate.backend.map(|(_, entry): (BackendId, BackendEntry)| entry);
     ExplainedCandidate {
         version: version.name().to_owned(),
@@ -165,7 +175,7 @@ fn candidate(version: Version, candidate: &Candidate, are_hops_fresh: bool) -> E
         slots: candidate.slots,
         backend: entry.as_ref().map(address_of),
         state: entry.as_ref().map(|entry| state(version, entry)),
-        next_hop: entry.filter(|_| are_hops_fresh).and_then(|entry| hop(&entry)),
+        next_hop: entry.filter(|_| are_hops_fresh).and_then(|entry| hop(&entry, name)),
     }
 }
 
@@ -179,14 +189,15 @@ fn state(version: Version, entry: &BackendEntry) -> String {
     if own == version { state.to_owned() } else { format!("{state} ({})", own.name()) }
 }
 
-fn hop(entry: &BackendEntry) -> Option<ExplainedHop> {
+fn hop(entry: &BackendEntry, name: impl Fn(u32) -> Option<String>) -> Option<ExplainedHop> {
     let hop = entry.next_hop;
     if hop.interface == 0 {
         return None;
     }
     let mac: Vec<String> =
         hop.destination_mac.iter().flat_map(|word| word.to_ne_bytes()).map(|byte| format!("{byte:02x}")).collect();
-    Some(ExplainedHop { interface: hop.interface, mac: mac.join(":"), mtu: hop.mtu })
+    let interface = name(hop.interface).unwrap_or_else(|| format!("interface {}", hop.interface));
+    Some(ExplainedHop { interface, mac: mac.join(":"), mtu: hop.mtu })
 }
 
 const fn pin_name(kind: PinKind) -> &'static str {
@@ -301,13 +312,13 @@ pub(super) mod tests {
             ("198.51.100.7:1", false, 0, "v1", "its flow lives, and stays where it began"),
         ] {
             let asked = Asked { client: client.parse().expect("an address"), by_canary_port, dscp };
-            let status = status(&service, asked, &explanation(by_canary_port, asked.client, dscp));
+            let status = status(&service, asked, &explanation(by_canary_port, asked.client, dscp), |_| None);
             assert_eq!((status.version.as_deref(), status.because.as_str()), (Some(version), sentence));
         }
         let asked = Asked { client: "198.51.100.7:9".parse().expect("an address"), by_canary_port: false, dscp: 0 };
         let mut found = explanation(false, asked.client, 0);
         found.candidates[1].backend = found.candidates[0].backend;
-        let status = status(&service, asked, &found);
+        let status = status(&service, asked, &found, |index| Some(format!("eth{index}")));
         assert!(
             status.because.ends_with("v2 has no live backend, so the other version takes it"),
             "{}",

@@ -1,17 +1,24 @@
 //! A kernel for tests: remembers weights, and fails when told to.
 
 use std::{
+    cell::RefCell,
+    collections::VecDeque,
     net::{IpAddr, SocketAddr},
+    rc::Rc,
     time::Duration,
 };
 
-use grayxdp_common::{ids::Version, layout::BackendCounters, verdict::Verdict};
+use grayxdp_common::{
+    ids::Version,
+    layout::{BackendCounters, TraceEvent},
+    verdict::Verdict,
+};
 
-use super::{insight::Insight, kernel::Kernel, next_hops::Snapshot};
+use super::{insight::Insight, kernel::Kernel, next_hops::Snapshot, trace::TraceSource};
 use crate::{
     config::Config,
     decide::{explain::Explanation, pin::Pin, settings::BackendSetting, weights::Weights},
-    kernel::{BackendReading, Flow, FlowReading, KernelError},
+    kernel::{BackendReading, Flow, FlowReading, KernelError, Traced},
 };
 
 /// A config of two services; paths lie in this directory.
@@ -86,6 +93,10 @@ pub(super) struct FakeKernel {
     pub(super) dies: Option<Dies>,
     /// Every weight that was ever written, by service.
     pub(super) written: Vec<(usize, Weights)>,
+    /// What is traced: one packet in so many, of which service.
+    pub(super) trace: (u32, Option<usize>),
+    /// Traced packets that nobody has taken yet.
+    pub(super) events: Rc<RefCell<VecDeque<TraceEvent>>>,
 }
 
 impl FakeKernel {
@@ -106,6 +117,8 @@ impl FakeKernel {
             fails_to_set: false,
             dies: None,
             written: Vec::new(),
+            trace: (0, None),
+            events: Rc::default(),
         }
     }
 
@@ -115,6 +128,15 @@ impl FakeKernel {
         self.readings.retain(|reading| reading.address != address);
         let counters = BackendCounters { new_flows, packets_in: 10 * new_flows, ..BackendCounters::default() };
         self.readings.push(BackendReading { service, version, address, counters });
+    }
+}
+
+/// The ring's reading end.
+struct Events(Rc<RefCell<VecDeque<TraceEvent>>>);
+
+impl TraceSource for Events {
+    fn next_event(&mut self) -> Option<TraceEvent> {
+        self.0.borrow_mut().pop_front()
     }
 }
 
@@ -132,6 +154,28 @@ impl Insight for FakeKernel {
         for bucket in buckets.filter(|bucket| bucket % 100 == 0) {
             take(&crate::agent::flows::tests::flow(u16::try_from(bucket / 100).expect("small")));
         }
+    }
+
+    fn verdicts(&self) -> Result<Vec<(Verdict, u64)>, KernelError> {
+        self.verdict_counts()
+    }
+
+    fn set_trace(&mut self, one_in: u32, service: Option<usize>) -> Result<(), KernelError> {
+        self.trace = (one_in, service);
+        Ok(())
+    }
+
+    fn trace_source(&mut self) -> Option<Box<dyn TraceSource>> {
+        Some(Box::new(Events(Rc::clone(&self.events))))
+    }
+
+    fn traced(&self, event: &TraceEvent) -> Traced {
+        let backend = (event.backend == 1).then(|| SocketAddr::from(([10, 0, 1, 10], 8080)));
+        Traced { service: (event.service == 0).then_some(0), by_canary_port: false, backend }
+    }
+
+    fn interface_name(&self, index: u32) -> Option<String> {
+        Some(format!("eth{index}"))
     }
 }
 

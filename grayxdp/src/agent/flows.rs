@@ -163,7 +163,7 @@ pub(super) mod tests {
         Flow {
             service: Some(usize::from(nth % 2)),
             by_canary_port: false,
-            version: if nth % 3 == 0 { Version::V2 } else { Version::V1 },
+            version: if nth.is_multiple_of(3) { Version::V2 } else { Version::V1 },
             backend: SocketAddr::from(([10, 0, 1, 10], 8080 + nth % 3)),
             state: FlowState::ALL[usize::from(nth % 4)],
             idle: Duration::from_secs(nth.into()),

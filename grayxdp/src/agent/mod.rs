@@ -22,6 +22,7 @@ pub mod shapes;
 mod signals;
 mod socket;
 mod status;
+mod trace;
 mod watches;
 
 use std::{io, net::SocketAddr};

@@ -325,6 +325,11 @@ impl<K: Kernel> Releases<K> {
         &self.kernel
     }
 
+    /// The kernel, to look into, and what the config says meanwhile.
+    pub(super) fn kernel_and_services(&mut self) -> (&mut K, &[ServiceConfig]) {
+        (&mut self.kernel, &self.services)
+    }
+
     pub(super) fn kernel_mut(&mut self) -> &mut K {
         &mut self.kernel
     }

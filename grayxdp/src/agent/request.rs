@@ -10,6 +10,7 @@ use super::{
     insight::Look,
     releases::{Change, CommandError},
     shapes::{AgentStatus, PinsStatus, ServiceStatus},
+    trace::TraceError,
 };
 use crate::{decide::controller::Event, kernel::KernelError, metrics::Snapshot};
 
@@ -68,6 +69,8 @@ pub(super) struct Health {
 pub(super) enum AnswerError {
     #[error(transparent)]
     Command(#[from] CommandError),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
     #[error("not all could be taken down: {0}. The agent ends; run `grayxdp detach` again")]

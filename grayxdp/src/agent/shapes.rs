@@ -2,6 +2,7 @@
 
 mod flows;
 mod insight;
+mod trace;
 
 use std::net::SocketAddr;
 
@@ -16,6 +17,7 @@ pub use self::{
     insight::{
         ExplainQuery, ExplainStatus, ExplainedCandidate, ExplainedFlow, ExplainedHop, ExplainedPin, ExplainedShard,
     },
+    trace::{TraceLine, TraceQuery, TracedPacket},
 };
 use crate::{
     cidr::NetworkError,

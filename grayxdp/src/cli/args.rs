@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use grayxdp_common::weight::Weight;
 
-use super::{explain::ExplainArgs, flows::FlowsArgs};
+use super::{explain::ExplainArgs, flows::FlowsArgs, trace::TraceArgs};
 use crate::{
     cidr::Network,
     config::{BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, BPFFS_DEFAULT, SOCKET_DEFAULT},
@@ -206,6 +206,14 @@ pub enum ClientCommand {
         after_help = "Examples:\n  grayxdp flows\n  grayxdp flows web --version v2 --state established\n  grayxdp flows --client 198.51.100.7 -o json\n  grayxdp flows --backend 10.0.1.10:8080 --limit 0    # only count"
     )]
     Flows(FlowsArgs),
+    /// Show packets as they come, and what becomes of them; until ctrl-C.
+    ///
+    /// Without --one-in, so many packets are left out that a busy host stays undisturbed; what is left out beyond that is
+    /// said. One trace at a time. Nothing is sampled any more once the command has ended.
+    #[command(
+        after_help = "Examples:\n  grayxdp trace web --count 20\n  grayxdp trace --drops --for 10s\n  grayxdp trace web --one-in 1 --for 10s --write web.pcapng\n  grayxdp trace web --write - | tshark -r - -V"
+    )]
+    Trace(TraceArgs),
     /// Say where a client goes, and why.
     ///
     /// Asks the tables that the kernel goes by, in its order: flow, pin, shard, weight, backend. Nothing is sent.

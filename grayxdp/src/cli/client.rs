@@ -3,14 +3,15 @@
 use std::{
     future::Future,
     io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
-    Method, Request, StatusCode,
-    body::Bytes,
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
     client::conn::http1,
     header::{CONTENT_TYPE, HOST},
 };
@@ -168,6 +169,44 @@ impl Client {
         self.block_on(self.ask(Method::GET, &format!("/v1/flows?{query}"), None::<&Nothing>))
     }
 
+    /// Lines of an answer that goes on, until `take` breaks off, the time is over, or ctrl-C; each is a JSON object.
+    pub(crate) fn stream(
+        &self,
+        path: &str,
+        time_max: Option<Duration>,
+        mut take: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        self.block_on(async {
+            let request = self.request(Method::GET, path, Vec::new())?;
+            let mut response = self.answer_in_time(self.send(request)).await?;
+            let status = response.status();
+            if !status.is_success() {
+                return Err(self.refused(status, &self.read(response).await?));
+            }
+            let body = response.body_mut();
+            let work = async {
+                let mut rest = Vec::new();
+                while let Some(frame) = body.frame().await {
+                    let frame = frame.map_err(|error| self.unreachable(error))?;
+                    rest.extend_from_slice(frame.data_ref().map_or(&[], |data| data.as_ref()));
+                    while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+                        let line: Vec<u8> = rest.drain(..=end).collect();
+                        let line = std::str::from_utf8(&line).map_err(|error| self.not_understood(error))?;
+                        if take(line.trim_end()).is_break() {
+                            return Ok(());
+                        }
+                    }
+                }
+                Err(self.unreachable("it has ended"))
+            };
+            tokio::select! {
+                done = work => done,
+                () = tokio::time::sleep(time_max.unwrap_or(Duration::MAX)) => Ok(()),
+                interrupted = tokio::signal::ctrl_c() => interrupted.map_err(|error| self.not_understood(error)),
+            }
+        })
+    }
+
     /// Has the agent take all down, and waits until it has ended. Names of the interfaces that it was attached to.
     /// With pins given it does so only if they are the agent's.
     pub(crate) fn detach(&self, bpffs: Option<&Path>) -> Result<Vec<String>, ClientError> {
@@ -201,26 +240,42 @@ impl Client {
         body: Option<&impl Serialize>,
     ) -> Result<Answer<T>, ClientError> {
         let body = body.map(serde_json::to_vec).transpose().map_err(|error| self.not_understood(error))?;
-        let request = Request::builder()
+        let request = self.request(method, path, body.unwrap_or_default())?;
+        let exchange = async {
+            let response = self.send(request).await?;
+            Ok((response.status(), self.read(response).await?))
+        };
+        let (status, json) = self.answer_in_time(exchange).await?;
+        if !status.is_success() {
+            return Err(self.refused(status, &json));
+        }
+        let body = serde_json::from_str(&json).map_err(|error| self.not_understood(error))?;
+        Ok(Answer { json, body })
+    }
+
+    fn request(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>, ClientError> {
+        Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, "grayxdp")
             .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .map_err(|error| self.not_understood(error))?;
-        let (status, json) = tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(request))
-            .await
-            .map_err(|_| self.unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))??;
-        if status.is_success() {
-            let body = serde_json::from_str(&json).map_err(|error| self.not_understood(error))?;
-            return Ok(Answer { json, body });
-        }
-        let ErrorBody { error } =
-            serde_json::from_str(&json).map_err(|_| self.not_understood(format!("status {status} with {json:?}")))?;
-        Err(ClientError::Refused { code: error.code, message: error.message })
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| self.not_understood(error))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, String), ClientError> {
+    async fn answer_in_time<T>(&self, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+        let late = |_| self.unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()));
+        tokio::time::timeout(ANSWER_TIMEOUT, work).await.map_err(late)?
+    }
+
+    fn refused(&self, status: StatusCode, json: &str) -> ClientError {
+        match serde_json::from_str(json) {
+            Ok(ErrorBody { error }) => ClientError::Refused { code: error.code, message: error.message },
+            Err(_) => self.not_understood(format!("status {status} with {json:?}")),
+        }
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => ClientError::NotAllowed { socket: self.socket.clone() },
             io::ErrorKind::NotFound => self.unreachable("there is no such socket"),
@@ -231,11 +286,12 @@ impl Client {
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(error))?;
         // Ends with the exchange; what goes wrong in it shows in the answer.
         tokio::spawn(async move { drop(connection.await) });
-        let response = sender.send_request(request).await.map_err(|error| self.unreachable(error))?;
-        let status = response.status();
+        sender.send_request(request).await.map_err(|error| self.unreachable(error))
+    }
+
+    async fn read(&self, response: Response<Incoming>) -> Result<String, ClientError> {
         let body = response.into_body().collect().await.map_err(|error| self.unreachable(error))?.to_bytes();
-        let json = String::from_utf8(body.into()).map_err(|error| self.not_understood(error))?;
-        Ok((status, json))
+        String::from_utf8(body.into()).map_err(|error| self.not_understood(error))
     }
 
     async fn wait_for_end(&self) -> Result<(), ClientError> {

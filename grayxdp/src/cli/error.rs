@@ -40,6 +40,14 @@ pub(crate) enum CliError {
     /// The kernel side could not be taken down.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// A capture file cannot be written.
+    #[error("cannot write {}: {why}. Give a file in a folder that you may write to, on a disk with room", path.display())]
+    Capture {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        why: String,
+    },
     /// The result could not be written.
     #[error("cannot write the result: {0}. Is the disk full, or the output closed?")]
     Print(#[source] io::Error),
@@ -63,6 +71,7 @@ impl CliError {
             Self::NoSuchService { .. } => "unknown_service",
             Self::Agent(_) => "agent",
             Self::Kernel(_) => "kernel",
+            Self::Capture { .. } => "capture",
             Self::Print(_) => "output",
         }
     }

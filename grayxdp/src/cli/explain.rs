@@ -99,7 +99,7 @@ fn candidate(candidate: &ExplainedCandidate) -> String {
     let mut text = format!("{backend}, {state}; slot {} of {}", candidate.slot, candidate.slots);
     match &candidate.next_hop {
         Some(hop) => {
-            let _ = write!(text, "; next hop {} by interface {}, MTU {}", hop.mac, hop.interface, hop.mtu);
+            let _ = write!(text, "; next hop {} by {}, MTU {}", hop.mac, hop.interface, hop.mtu);
         }
         None => text.push_str("; next hop asked of the kernel for each packet"),
     }
@@ -119,7 +119,7 @@ mod tests {
             "shard":{"number":3,"name":"3","of":16},"weight":30.0,"position":25.0,"candidates":[
             {"version":"v1","slot":5,"slots":4093,"backend":"10.0.1.10:8080","state":"down","next_hop":null},
             {"version":"v2","slot":6,"slots":4093,"backend":"10.0.2.10:8080","state":"live",
-            "next_hop":{"interface":4,"mac":"02:00:00:00:00:0b","mtu":1500}}]}"#,
+            "next_hop":{"interface":"eth1","mac":"02:00:00:00:00:0b","mtu":1500}}]}"#,
         )
         .expect("an explanation");
         let expected = "\
@@ -132,7 +132,7 @@ web  tcp 203.0.113.10:80, client 198.51.100.7:40000, DSCP 10
   shard     3 of 16
   weight    30.00 % to v2; the client's place is 25.000 %
   if v1     10.0.1.10:8080, down; slot 5 of 4093; next hop asked of the kernel for each packet
-  if v2     10.0.2.10:8080, live; slot 6 of 4093; next hop 02:00:00:00:00:0b by interface 4, MTU 1500
+  if v2     10.0.2.10:8080, live; slot 6 of 4093; next hop 02:00:00:00:00:0b by eth1, MTU 1500
 ";
         assert_eq!(text(&status), expected);
         (status.version, status.backend, status.fate, status.protocol) =

@@ -10,6 +10,7 @@ mod plan;
 mod print;
 mod remote;
 pub(crate) mod status;
+mod trace;
 
 use std::{
     path::{Path, PathBuf},

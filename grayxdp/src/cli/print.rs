@@ -16,6 +16,15 @@ pub(crate) fn text(text: &str) -> Result<(), CliError> {
     unless_broken_pipe(write_to(&mut io::stdout().lock(), text)).map_err(CliError::Print)
 }
 
+/// Prints one of many texts; says whether anybody reads on.
+pub(crate) fn part(text: &str) -> Result<bool, CliError> {
+    match write_to(&mut io::stdout().lock(), text) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CliError::Print(error)),
+    }
+}
+
 /// Prints one JSON value on one line.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), CliError> {
     let mut line = serde_json::to_string(value).map_err(|error| CliError::Print(error.into()))?;

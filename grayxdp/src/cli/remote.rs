@@ -8,7 +8,7 @@ use super::{
     args::{BackendCommand, ClientCommand, Output, RuleArgs, ServiceArgs},
     client::{Answer, Client, Command},
     error::CliError,
-    explain, flows, print, status,
+    explain, flows, print, status, trace,
 };
 use crate::agent::shapes::Verb;
 
@@ -24,6 +24,7 @@ pub(super) fn execute(socket: PathBuf, output: Output, command: ClientCommand) -
             return print_as(output, &json, || status::pins(&body));
         }
         ClientCommand::Flows(arguments) => return flows::execute(&client, output, arguments),
+        ClientCommand::Trace(arguments) => return trace::execute(&client, output, arguments),
         ClientCommand::Explain(arguments) => return explain::execute(&client, output, arguments),
         ClientCommand::SetWeight { service, percent, shard } => (service, Command::SetWeight(percent, shard), None),
         ClientCommand::Start(ServiceArgs { service }) => (service, Command::Verb(Verb::Start), None),

@@ -52,7 +52,7 @@ pub(super) fn tick_after(time: Duration) -> u32 {
 }
 
 /// The clock that the packet program reads, in nanoseconds.
-pub(super) fn now_ns() -> u64 {
+pub fn now_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes one timespec. The call fails only for a clock that it does not know.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };

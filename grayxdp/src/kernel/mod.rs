@@ -47,8 +47,8 @@ use grayxdp_common::{
 use self::{attach::Plan, fill::Blueprint, former::Former, handover::Survival, maps::Maps, pins::Pins};
 pub use self::{
     error::KernelError,
-    events::TraceEvents,
-    flows::{Census, Flow},
+    events::{TraceEvents, Traced, interface_name},
+    flows::{Census, Flow, now_ns},
     observe::{BackendReading, FlowReading, TestOutcome},
     pins::AttachedMode,
     setup::{

@@ -292,6 +292,35 @@ fn flows_are_listed_over_the_socket_from_all_parts_of_the_table() {
 }
 
 #[test]
+fn a_trace_goes_over_the_socket_and_there_is_one_at_a_time() {
+    use std::ops::ControlFlow;
+    let agent = TestAgent::start();
+    let path = "/v1/trace?one_in=1";
+    let mut lines = Vec::new();
+    let first = agent.client().stream(path, Some(Duration::from_secs(5)), |line| {
+        lines.push(line.to_owned());
+        let busy = |client: Client| client.stream("/v1/trace", None, |_| ControlFlow::Break(())).expect_err("busy");
+        // On a thread of its own, for this one is in an event loop.
+        let busy = std::thread::scope(|scope| scope.spawn(|| busy(agent.client())).join().expect("it ends"));
+        assert_eq!(busy.code(), "refused");
+        ControlFlow::Break(())
+    });
+    first.expect("traced");
+    assert_eq!(lines, [r#"{"type":"sampling","one_in":1}"#]);
+    // The connection is closed: the next one may trace as soon as the agent has noticed.
+    let again = || agent.client().stream(path, None, |_| ControlFlow::Break(()));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while let Err(error) = again() {
+        assert!(error.code() == "refused" && Instant::now() < deadline, "{error}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    for (path, code) in [("/v1/trace?one_in=0", "bad_request"), ("/v1/trace?service=wob", "unknown_service")] {
+        let error = agent.client().stream(path, None, |_| ControlFlow::Break(())).expect_err("refused");
+        assert_eq!(error.code(), code);
+    }
+}
+
+#[test]
 fn metrics_pass_promtool_in_the_classic_format() {
     let agent = TestAgent::start();
     let (head, page) = agent.scrape("/metrics", "*/*");

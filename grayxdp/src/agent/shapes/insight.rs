@@ -115,8 +115,8 @@ pub struct ExplainedCandidate {
 /// How a backend is reached.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ExplainedHop {
-    /// Index of the interface.
-    pub interface: u32,
+    /// Name of the interface.
+    pub interface: String,
     /// The neighbour's MAC address.
     pub mac: String,
     /// Largest IP packet, in bytes.
