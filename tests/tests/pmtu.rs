@@ -3,7 +3,12 @@
 //! Packets as large as the servers' and clients' own networks allow must not be fragmented; whoever cannot send one on
 //! says so by ICMP, and that has to reach the end that sent it.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use grayxdp_tests::{
@@ -17,6 +22,8 @@ use grayxdp_tests::{
 
 const NARROW: &str = "1300";
 const LENGTH: usize = 3 << 20;
+/// Far more than the transfer takes, and less than retransmissions in vain do.
+const PROMPT: Duration = Duration::from_secs(3);
 
 #[test]
 fn a_narrow_link_to_the_client_on_ipv4() -> Result<()> {
@@ -67,7 +74,9 @@ fn own_link(family: Family, device: &str) -> Result<()> {
     scene.wait_for_answer(&web)?;
     // Only outwards: what comes in by the narrow device would not pass it at all.
     let transfer = if device == "to-client" { downloads } else { uploads };
+    let began = Instant::now();
     transfer(&scene.topology.client, web.endpoint(), family.source(1), &scene.v1)?;
+    ensure!(began.elapsed() < PROMPT, "it took {:?}: the answers came late", began.elapsed());
     let page = agent.metrics()?;
     let told = page.lines().any(|line| {
         line.strip_prefix("grayxdp_verdicts_total{action=\"forward\",reason=\"too_big\"} ")
