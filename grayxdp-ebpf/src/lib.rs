@@ -56,7 +56,7 @@ pub fn run(context: &XdpContext) -> u32 {
     }
     count::verdict(outcome.verdict_index());
     trace::end(control, outcome);
-    emit::action(outcome)
+    emit::action(context, outcome)
 }
 
 /// The stages, one after the other. Each that is a function of its own leaves the stack before the next one begins.

@@ -6,7 +6,7 @@
 //! right before and after.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, xdp_action::XDP_TX},
     btf_maps::{Array, DevMapHash, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
     macros::btf_map,
 };
@@ -210,6 +210,13 @@ pub(crate) fn own_interface(interface: u32) -> Option<u32> {
 #[inline(always)]
 pub(crate) fn redirect(interface: u32) -> u32 {
     INTERFACES.redirect(interface, 0).unwrap_or_else(|action| action)
+}
+
+/// The XDP action that sends the packet back out of the interface that it came in on, as if it had been redirected there.
+/// Where packets must not leave by it, it is XDP_TX, which the helper takes from its flags.
+#[inline(always)]
+pub(crate) fn redirect_back(interface: u32) -> u32 {
+    INTERFACES.redirect(interface, u64::from(XDP_TX)).unwrap_or_else(|action| action)
 }
 
 #[inline(always)]
