@@ -83,8 +83,13 @@ fn text(status: &FlowsStatus) -> String {
     }
     let totals = status.totals;
     text.push_str(&format!(
-        "{} flows: {} half-open, {} established, {} closing, {} udp\n",
-        totals.all, totals.half_open, totals.established, totals.closing, totals.udp
+        "{} flow{}: {} half-open, {} established, {} closing, {} udp\n",
+        totals.all,
+        if totals.all == 1 { "" } else { "s" },
+        totals.half_open,
+        totals.established,
+        totals.closing,
+        totals.udp
     ));
     let hidden = totals.all.saturating_sub(u64::try_from(status.flows.len()).unwrap_or(u64::MAX));
     if hidden > 0 {

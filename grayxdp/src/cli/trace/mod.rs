@@ -28,7 +28,7 @@ pub struct TraceArgs {
     /// Take one packet in so many; if left out, as many as make some hundred a second.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub one_in: Option<u32>,
-    /// Only packets that are dropped.
+    /// Only packets that are dropped; with `--one-in 1` none of them is missed.
     #[arg(long)]
     pub drops: bool,
     /// End after so many packets.
