@@ -157,43 +157,7 @@ impl Snapshot {
             "Bytes from clients (in) and to clients (out), from the IP header on.",
             |counters| [counters.bytes_in, counters.bytes_out],
         )?;
-        for (name, help, value) in [
-            (
-                "grayxdp_new_flows",
-                "New connections (TCP) and conversations (UDP).",
-                (|counters| counters.new_flows) as fn(&Counters) -> u64,
-            ),
-            (
-                "grayxdp_flow_misses",
-                "TCP packets that should have had a flow entry and had none: connections that may have been broken.",
-                |counters| counters.flow_misses,
-            ),
-            (
-                "grayxdp_untracked_flows",
-                "Flows for which the flow map had no place; they go by hash alone.",
-                |counters| counters.untracked_flows,
-            ),
-            (
-                "grayxdp_pinned_flows",
-                "Of the new flows, those that a pin or the canary port brought here.",
-                |counters| counters.pinned_flows,
-            ),
-            (
-                "grayxdp_fallback_flows",
-                "Of the new flows, those that were meant for the other version, of which no backend was live.",
-                |counters| counters.fallback_flows,
-            ),
-            (
-                "grayxdp_icmp_errors",
-                "ICMP errors about flows, from backends or on the way to them, that were brought to clients.",
-                |counters| counters.icmp_errors,
-            ),
-            (
-                "grayxdp_severed_flows",
-                "Connections that were reset by a rollback with `on_rollback = \"sever\"`.",
-                |counters| counters.severed_flows,
-            ),
-        ] {
+        for (name, help, value) in FLOW_COUNTERS {
             let samples = self.backends().map(|(labels, backend)| (labels, value(&backend.counters)));
             counters(encoder, name, help, samples)?;
         }
@@ -311,3 +275,33 @@ fn each<K: AsRef<str>, V: AsRef<str>, T, const N: usize>(
     }
     Ok(())
 }
+/// Name, help and value of what is counted of a backend's flows.
+const FLOW_COUNTERS: [(&str, &str, fn(&Counters) -> u64); 7] = [
+    ("grayxdp_new_flows", "New connections (TCP) and conversations (UDP).", |counters| counters.new_flows),
+    (
+        "grayxdp_flow_misses",
+        "TCP packets that should have had a flow entry and had none: connections that may have been broken.",
+        |counters| counters.flow_misses,
+    ),
+    ("grayxdp_untracked_flows", "Flows for which the flow map had no place; they go by hash alone.", |counters| {
+        counters.untracked_flows
+    }),
+    ("grayxdp_pinned_flows", "Of the new flows, those that a pin or the canary port brought here.", |counters| {
+        counters.pinned_flows
+    }),
+    (
+        "grayxdp_fallback_flows",
+        "Of the new flows, those that were meant for the other version, of which no backend was live.",
+        |counters| counters.fallback_flows,
+    ),
+    (
+        "grayxdp_icmp_errors",
+        "ICMP errors about flows, from backends or on the way to them, that were brought to clients.",
+        |counters| counters.icmp_errors,
+    ),
+    (
+        "grayxdp_severed_flows",
+        "Connections that were reset by a rollback with `on_rollback = \"sever\"`.",
+        |counters| counters.severed_flows,
+    ),
+];
