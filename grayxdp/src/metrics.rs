@@ -161,6 +161,16 @@ impl Snapshot {
             let samples = self.backends().map(|(labels, backend)| (labels, value(&backend.counters)));
             counters(encoder, name, help, samples)?;
         }
+        self.present(encoder)?;
+        let verdicts = self
+            .verdicts
+            .iter()
+            .map(|&(verdict, packets)| ([("action", verdict.action().name()), ("reason", verdict.reason())], packets));
+        counters(encoder, "grayxdp_verdicts", "Packets by what became of them, and why.", verdicts)
+    }
+
+    /// What is so now, as opposed to what was counted.
+    fn present(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let flows = self.backends().flat_map(|([service, version, address], backend)| {
             backend.flows.by_state().map(|(state, count)| {
                 let state = ("state", state.name().to_owned());
@@ -179,12 +189,7 @@ impl Snapshot {
             "grayxdp_backend_live",
             "1 for a backend that gets new flows, 0 for one that is drained, down or removed.",
             live,
-        )?;
-        let verdicts = self
-            .verdicts
-            .iter()
-            .map(|&(verdict, packets)| ([("action", verdict.action().name()), ("reason", verdict.reason())], packets));
-        counters(encoder, "grayxdp_verdicts", "Packets by what became of them, and why.", verdicts)
+        )
     }
 
     fn both_directions(

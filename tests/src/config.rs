@@ -104,12 +104,16 @@ pub struct ServiceConfig {
     pub key: &'static str,
     /// `v1`, `v2`.
     pub backends: [Vec<SocketAddr>; 2],
+    /// The inline table of `shards`.
+    pub shards: String,
     /// `mode`, and keys that belong to it, as lines.
     pub mode: String,
     /// More keys of the service, as lines.
     pub more: String,
     /// The inline table of `schedule`.
     pub schedule: String,
+    /// `order`.
+    pub order: &'static str,
     /// `on_rollback`.
     pub on_rollback: &'static str,
     /// Lines of `[service.health]`, if it is there.
@@ -158,9 +162,11 @@ impl ServiceConfig {
             protocol,
             key: "source-ip",
             backends: Version::ALL.map(|version| vec![family.backend_endpoint(version, backend_port)]),
+            shards: "method = \"hash\", count = 16".to_owned(),
             mode: "mode = \"nat\"".to_owned(),
             more: String::new(),
             schedule: "kind = \"manual\"".to_owned(),
+            order: "together",
             on_rollback: "keep",
             health: None,
         }
@@ -174,7 +180,7 @@ impl ServiceConfig {
         writeln!(text, "protocol = {:?}", self.protocol)?;
         writeln!(text, "{}", self.mode)?;
         writeln!(text, "key = {:?}", self.key)?;
-        writeln!(text, "shards = {{ method = \"hash\", count = 16 }}")?;
+        writeln!(text, "shards = {{ {} }}", self.shards)?;
         // One seed for ever: which client is on v2 at which weight is then the same in every run.
         writeln!(text, "hash_seed = \"grayxdp end-to-end\"")?;
         if !self.more.is_empty() {
@@ -188,6 +194,7 @@ impl ServiceConfig {
             writeln!(text, "{version} = {{ backends = [{}] }}", list.join(", "))?;
         }
         writeln!(text, "[service.release]\nschedule = {{ {} }}", self.schedule)?;
+        writeln!(text, "order = {:?}", self.order)?;
         writeln!(text, "on_rollback = {:?}", self.on_rollback)?;
         if let Some(lines) = &self.health {
             writeln!(text, "[service.health]\n{lines}")?;

@@ -78,7 +78,7 @@ fn one_of_two(family: Family) -> Result<()> {
     let v2 = vec![family.backend_endpoint(Version::V2, HTTP_PORT)];
     let mut web = ServiceConfig::web(family).with_backends(backends.clone(), v2);
     web.health = Some(CHECK.to_owned());
-    let agent = scene.start_agent(std::slice::from_ref(&web))?;
+    let mut agent = scene.start_agent(std::slice::from_ref(&web))?;
     scene.wait_for_answer(&web)?;
     let before = scene.backends(&web, 200)?;
     assert!(before.contains(&dies), "both serve");
@@ -91,6 +91,11 @@ fn one_of_two(family: Family) -> Result<()> {
     let load = Load::start(&scene.topology.client, scene.load_plan(&web))?;
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(Tally::of(&load.stop()?).failures, Vec::<String>::new(), "nobody is sent to the dead one");
+    // The next agent begins with what this one knew.
+    agent.kill()?;
+    agent.restart()?;
+    assert_eq!(state(&agent.service("web")?, "v1", 1), "down");
+    assert!(!scene.backends(&web, 200)?.contains(&dies));
 
     scene.add_address(Version::V1, dies)?;
     agent.wait_for("web", CHANGE_MAX, |status| state(status, "v1", 1) == "live")?;

@@ -65,6 +65,10 @@ fn severed(family: Family) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(500)).await;
         ensure!(!download.is_finished(), "the download is not under way");
         assert_eq!(open_on_v2(&scene)?, 2);
+        agent.wait_for("web", Duration::from_secs(5), |status| {
+            status["versions"]["v2"]["flows"]["established"] == 2
+                && status["versions"]["v1"]["flows"]["established"] == 1
+        })?;
 
         agent.text(&["rollback", "web"])?;
         let Ok(ended) = tokio::time::timeout(RESET_MAX, download).await else { bail!("the download goes on") };

@@ -77,6 +77,8 @@ pub(super) struct FakeKernel {
     /// Services whose v2 was severed, in order.
     pub(super) severed: Vec<usize>,
     pub(super) readings: Vec<BackendReading>,
+    /// What the former program took for down, by service.
+    pub(super) down: Vec<(usize, SocketAddr)>,
     /// What every sweep finds.
     pub(super) flows: Vec<FlowReading>,
     /// As last told.
@@ -109,6 +111,7 @@ impl FakeKernel {
             backends: vec![None; pinned.len()],
             severed: Vec::new(),
             readings: Vec::new(),
+            down: Vec::new(),
             flows: Vec::new(),
             next_hops: Snapshot::default(),
             lease: Duration::ZERO,
@@ -239,6 +242,10 @@ impl Kernel for FakeKernel {
 
     fn lease_hops(&mut self, time: Duration) {
         self.lease = time;
+    }
+
+    fn found_down(&self, service: usize) -> Vec<SocketAddr> {
+        self.down.iter().filter(|(of, _)| *of == service).map(|(_, address)| *address).collect()
     }
 
     fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError> {

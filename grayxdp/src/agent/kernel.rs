@@ -1,6 +1,10 @@
 //! What the loop needs of the data plane: a seam for tests, which steer a kernel of their own.
 
-use std::{collections::HashSet, net::IpAddr, time::Duration};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use grayxdp_common::{
     ids::Version,
@@ -45,6 +49,8 @@ pub(super) trait Kernel: Insight {
     fn set_next_hops(&mut self, hops: &Snapshot) -> Result<(), KernelError>;
     /// See [`DataPlane::lease_hops`].
     fn lease_hops(&mut self, time: Duration);
+    /// See [`DataPlane::found_down`].
+    fn found_down(&self, service: usize) -> Vec<SocketAddr>;
     /// See [`DataPlane::backend_readings`].
     fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError>;
     /// See [`DataPlane::verdict_counts`].
@@ -104,6 +110,10 @@ impl Kernel for DataPlane {
 
     fn lease_hops(&mut self, time: Duration) {
         DataPlane::lease_hops(self, time);
+    }
+
+    fn found_down(&self, service: usize) -> Vec<SocketAddr> {
+        self.found_down(service)
     }
 
     fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError> {

@@ -33,6 +33,7 @@ mod sources;
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -225,6 +226,14 @@ impl DataPlane {
     pub fn set_weight(&mut self, service: usize, weight: Weight) -> Result<(), KernelError> {
         let count = self.weight_slots(service).ok_or_else(|| no_service("write a weight", service))?.len();
         self.set_weights(service, &vec![weight; count])
+    }
+
+    /// Backends of a service that the running program took for down when this one was opened.
+    pub fn found_down(&self, service: usize) -> Vec<SocketAddr> {
+        let down: Vec<BackendId> =
+            self.former.numbered.backends.iter().filter(|(_, entry)| entry.is_down()).map(|(id, _)| *id).collect();
+        let own = self.blueprint.inventory.backends.iter().filter(|slot| slot.service == service);
+        own.filter(|slot| down.contains(&slot.id)).map(|slot| slot.setup.address).collect()
     }
 
     /// How many services there are.

@@ -19,7 +19,7 @@ use tokio::{
 
 use self::probe::{Failure, Pass, Plan};
 use crate::{
-    config::{HealthCheck, ServiceConfig},
+    config::HealthCheck,
     decide::health::{Health, Id, Outcome, PoolHealth, Roster, Subject, Ticket},
 };
 
@@ -60,25 +60,6 @@ pub struct Event {
     pub reason: String,
     /// How the version of the service stands, this change included.
     pub pool: PoolHealth,
-}
-
-/// All backends of the services that have checks; `service` is the index in the slice. Each begins live: an agent that
-/// starts again ejects nobody by that.
-pub fn targets(services: &[ServiceConfig]) -> Vec<Target> {
-    let mut targets = Vec::new();
-    for (service, config) in services.iter().enumerate() {
-        let Some(check) = config.health.clone().map(Arc::new) else { continue };
-        for version in Version::ALL {
-            targets.extend(config.pool(version).backends.iter().map(|backend| Target {
-                service,
-                version,
-                backend: backend.address,
-                check: Arc::clone(&check),
-                initial: Health::Live,
-            }));
-        }
-    }
-    targets
 }
 
 /// Holds the checks; dropping it ends them.

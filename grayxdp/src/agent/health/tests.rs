@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
 use crate::{
-    config::{Check, Config, StatusRange},
+    config::{Check, StatusRange},
     decide::health::Rules,
 };
 
@@ -261,38 +261,4 @@ async fn a_probe_that_this_host_cannot_make_ejects_nobody() {
     }
     assert_eq!(task.roster.pool(7, Version::V1), PoolHealth { live: 1, all: 1 });
     assert!(task.complained.is_some() && task.tickets.is_empty());
-}
-
-#[test]
-fn the_targets_of_a_config_are_the_backends_of_services_with_checks() {
-    let text = r#"
-        agent.interfaces = ["eth0"]
-        [[service]]
-        name = "unchecked"
-        vip = "203.0.113.10"
-        port = 80
-        protocol = "tcp"
-        hash_seed = "x"
-        v1.backends = [{ address = "10.0.1.9:80" }]
-        v2.backends = [{ address = "10.0.2.9:80" }]
-        [[service]]
-        name = "web"
-        vip = "203.0.113.11"
-        port = 80
-        protocol = "tcp"
-        hash_seed = "x"
-        health = { check = "tcp" }
-        v1.backends = [{ address = "10.0.1.10:80" }, { address = "10.0.1.11:80" }]
-        v2.backends = [{ address = "10.0.2.10:80" }]
-    "#;
-    let config = Config::parse("lb.toml", text).unwrap_or_else(|errors| panic!("{errors}"));
-    let found: Vec<_> = targets(&config.services)
-        .into_iter()
-        .map(|target| {
-            assert_eq!(target.initial, Health::Live);
-            (target.service, target.version, target.backend.ip())
-        })
-        .collect();
-    let ip = |third, fourth| Ipv4Addr::new(10, 0, third, fourth).into();
-    assert_eq!(found, [(1, Version::V1, ip(1, 10)), (1, Version::V1, ip(1, 11)), (1, Version::V2, ip(2, 10))]);
 }

@@ -1,4 +1,5 @@
-//! Backends whose checks fail: laid over everything else, and stored nowhere, for the next agent checks by itself.
+//! Backends whose checks fail: laid over everything else, and kept in the kernel only. The next agent begins with what it
+//! finds there, so that it sends nobody to a dead backend while its own checks are young.
 //!
 //! Where checks find nobody alive in either version, they are not believed: it is more likely that the check, or the way
 //! from here, is at fault than that all died at once; and dropping everybody helps nobody. A service whose `when_empty` is
@@ -31,10 +32,18 @@ impl<K: Kernel> Releases<K> {
                 version: member.version,
                 backend: member.address,
                 check: Arc::clone(&check),
-                initial: Health::Live,
+                initial: if standing.down.contains(&member.address) { Health::Down } else { Health::Live },
             }));
         }
         targets
+    }
+
+    /// Backends that the former agent's checks had found dead; nobody where there are no checks now.
+    pub(super) fn found_down(&self, index: usize) -> BTreeSet<SocketAddr> {
+        match self.services[index].health {
+            Some(_) => self.kernel.found_down(index).into_iter().collect(),
+            None => BTreeSet::new(),
+        }
     }
 
     /// Takes notice of a backend's health; the kernel has it when this returns, or is told later.
@@ -149,6 +158,10 @@ mod tests {
     const V2: &str = "10.0.2.10:8080";
 
     fn releases(directory: &std::path::Path, health: &str) -> Releases<FakeKernel> {
+        taken_over(directory, health, FakeKernel::with_pinned(&[None, None]))
+    }
+
+    fn taken_over(directory: &std::path::Path, health: &str, kernel: FakeKernel) -> Releases<FakeKernel> {
         let mut config = fake_kernel::config(directory);
         let text = format!("[service.health]\n{health}");
         let with_check = crate::config::Config::parse(
@@ -172,7 +185,7 @@ v2 = {{ backends = [{{ address = "10.0.2.10:8080" }}] }}
         .expect("a valid config");
         config.services[WEB].health = with_check.services[0].health.clone();
         let store = Store::open(&config.agent.state).expect("a store");
-        let mut releases = Releases::new(config.services, FakeKernel::with_pinned(&[None, None]), store);
+        let mut releases = Releases::new(config.services, kernel, store);
         releases.take_over().expect("taken over");
         releases
     }
@@ -224,6 +237,20 @@ v2 = {{ backends = [{{ address = "10.0.2.10:8080" }}] }}
         releases.services[WEB].when_empty = WhenEmpty::Drop;
         releases.health_changed(&event(V1[0], Health::Down));
         assert_eq!(down(&releases), [V1[0], V1[1], V2], "that is what `drop` asks for");
+    }
+
+    #[test]
+    fn who_was_down_under_the_former_agent_is_so_until_it_passes() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut kernel = FakeKernel::with_pinned(&[None, None]);
+        kernel.down = vec![(WEB, V1[1].parse().expect("an address")), (1, "10.0.1.10:53".parse().expect("an address"))];
+        let mut releases = taken_over(directory.path(), "check = \"tcp\"", kernel);
+        assert_eq!(down(&releases), [V1[1]]);
+        assert!(releases.kernel.backends[1].is_none(), "without checks all are live");
+        let targets = releases.targets();
+        assert_eq!(targets.iter().filter(|target| target.initial == Health::Down).count(), 1);
+        releases.health_changed(&event(V1[1], Health::Live));
+        assert_eq!(down(&releases), Vec::<String>::new());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a new agent makes of what the last one left: in the store, and in the kernel.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
@@ -58,7 +58,7 @@ impl<K: Kernel> Releases<K> {
             shards_text,
             settings,
             canary,
-            down: BTreeSet::new(),
+            down: self.found_down(index),
             health_behind: false,
             kernel_behind: false,
             severs_again: false,
@@ -85,7 +85,7 @@ impl<K: Kernel> Releases<K> {
             }
         }
         // Pins and pools the kernel has from the start; see `applied`.
-        if self.settings(index).drains() {
+        if self.settings(index).drains() || !self.standings[index].down.is_empty() {
             self.set_backends(index)?;
         }
         let Release { state, reason, .. } = self.release(index);
