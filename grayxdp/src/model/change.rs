@@ -63,7 +63,7 @@ pub(super) fn carry(before: &[u8], after: &mut [u8], at: usize, covered: &[Range
 
 /// The IPv4 header's own checksum.
 pub(super) fn carry_header(before: &[u8], after: &mut [u8], at: usize, header_len: usize) {
-    carry(before, after, at + 10, &[at..at + header_len], false);
+    carry(before, after, at + 10, std::slice::from_ref(&(at..at + header_len)), false);
 }
 
 /// The transport header's checksum, its pseudo-header included; `payload..end` is what is there of the IP payload.

@@ -125,7 +125,8 @@ fn to_backend(model: &mut Model, arrival: Arrival<'_>, ip: &Ip, quote: &Quote, d
         }
     };
     let to = model.world.backends.get(backend).ok_or(Verdict::PassedIcmpNoFlow)?.endpoint;
-    let way = model.way(Towards::Backend(to.address), ip.len() + request::overhead(&mode, to.address), arrival.interface)?;
+    let way =
+        model.way(Towards::Backend(to.address), ip.len() + request::overhead(&mode, to.address), arrival.interface)?;
     if let Some(verdict) = request::refused(&mode, &way) {
         return Err(verdict);
     }

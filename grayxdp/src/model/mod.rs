@@ -196,7 +196,8 @@ impl Model {
             self.flows.is_free(source, key, is_expired)
         };
         let in_range = |port: u16| port >= self.ports.first && port - self.ports.first < self.ports.count;
-        let allowed = |source: &SocketAddr| sources.contains(&source.ip()) && in_range(source.port()) && is_free(*source);
+        let allowed =
+            |source: &SocketAddr| sources.contains(&source.ip()) && in_range(source.port()) && is_free(*source);
         let written = written.map(SocketAddr::from).filter(allowed);
         let first = || {
             let ports = (0..self.ports.count).map(|nth| self.ports.first + nth);

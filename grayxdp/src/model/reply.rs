@@ -50,8 +50,7 @@ pub(super) fn run(model: &mut Model, arrival: Arrival<'_>, ip: &Ip, segment: &Se
     if way.verdict == Verdict::HandedTooBig && !ip.may_be_fragmented {
         return answer::too_big(arrival.frame, ip, way.mtu.into());
     }
-    let track =
-        Track { source: from.address, destination: client.address, backend, service: key.0, is_reply: true };
+    let track = Track { source: from.address, destination: client.address, backend, service: key.0, is_reply: true };
     fragment::remember(model, ip, track);
     model.counters_of(backend, |counters| {
         counters.packets_out += 1;

@@ -102,7 +102,13 @@ fn drawn(model: &Model, seen: &[u8], [_, v2]: [Option<usize>; 2]) -> Version {
 /// The network of outer sources in front of a backend; `None` unless the mode is `ipip`.
 pub(super) fn outer(mode: &ForwardMode, backend: IpAddr) -> Option<Network> {
     match mode {
-        ForwardMode::Ipip { outer_v4, outer_v6 } => if backend.is_ipv4() { *outer_v4 } else { *outer_v6 },
+        ForwardMode::Ipip { outer_v4, outer_v6 } => {
+            if backend.is_ipv4() {
+                *outer_v4
+            } else {
+                *outer_v6
+            }
+        }
         _ => None,
     }
 }
@@ -167,7 +173,11 @@ fn send(
     let destination = is_rewritten.then_some(to);
     let from = source.map_or(segment.source.address, |source: Endpoint| source.address);
     let towards = destination.map_or(segment.destination.address, |to| to.address);
-    fragment::remember(model, ip, Track { source: from, destination: towards, backend, service: key.0, is_reply: false });
+    fragment::remember(
+        model,
+        ip,
+        Track { source: from, destination: towards, backend, service: key.0, is_reply: false },
+    );
     count(model, backend, ip.len(), passage);
     if let Some(network) = outer(&mode, to.address) {
         return Ok(through_tunnel(arrival, ip, &way, to.address, network));
@@ -179,7 +189,13 @@ fn send(
 }
 
 /// Into a tunnel: a hop whoever sends it.
-pub(super) fn through_tunnel(arrival: Arrival<'_>, ip: &Ip, way: &Departure, backend: IpAddr, network: Network) -> Sent {
+pub(super) fn through_tunnel(
+    arrival: Arrival<'_>,
+    ip: &Ip,
+    way: &Departure,
+    backend: IpAddr,
+    network: Network,
+) -> Sent {
     let change = Change { hop_limit: Some(ip.hop_limit.wrapping_sub(1)), macs: way.macs, ..Change::default() };
     let inner = change::changed(arrival.frame, ip, false, &change);
     let frame = tunnel::wrapped(&inner, ip, backend, network, arrival.seen);

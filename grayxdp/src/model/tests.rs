@@ -118,12 +118,9 @@ fn an_unanswered_or_closed_connection_begins_anew_with_its_next_syn() {
 fn a_source_port_is_taken_over_only_where_it_was_free_to_be_chosen() {
     let mode = ForwardMode::FullNat { sources: vec![ip("10.0.0.9")] };
     let to_backend = |source| packet(Some(wire::SYN), [source, ("10.0.0.1", 8080)]);
-    for (written, is_taken) in [
-        (("10.0.0.9", 20_003), true),
-        (("10.0.0.9", 20_004), false),
-        (("10.0.0.8", 20_001), false),
-        (CLIENT, false),
-    ] {
+    for (written, is_taken) in
+        [(("10.0.0.9", 20_003), true), (("10.0.0.9", 20_004), false), (("10.0.0.8", 20_001), false), (CLIENT, false)]
+    {
         let mut model = model(&setup(Protocol::Tcp, mode.clone()));
         let syn = packet(Some(wire::SYN), [CLIENT, VIP]);
         let outcome = run(&mut model, &syn, 1, &to_backend(written));

@@ -116,9 +116,7 @@ impl World {
 
     fn table(&self, service: usize, version: Version) -> Vec<u16> {
         let serves = |backend: &Backend| {
-            backend.service == service
-                && backend.version == version
-                && backend.setup.standing == Standing::Serving
+            backend.service == service && backend.version == version && backend.setup.standing == Standing::Serving
         };
         let pool: Vec<_> = (1..)
             .zip(&self.backends)
@@ -156,7 +154,12 @@ impl World {
     }
 
     /// The backend of a new flow; `drawn` says which version it is where that is left to chance.
-    pub(super) fn choose(&self, door: usize, new: Newcomer, drawn: impl Fn([Option<usize>; 2]) -> Version) -> Option<Choice> {
+    pub(super) fn choose(
+        &self,
+        door: usize,
+        new: Newcomer,
+        drawn: impl Fn([Option<usize>; 2]) -> Version,
+    ) -> Option<Choice> {
         let (door, service) = self.service_of(door)?;
         let setup = &service.setup;
         let kind = match setup.key {
@@ -167,9 +170,9 @@ impl World {
         let pin = if door.is_canary { Some(Version::V2) } else { pin(setup, new) };
         let version = match pin {
             Some(version) => version,
-            None => by_weight(service, hash, new, || {
-                drawn(Version::ALL.map(|version| service.backend(version, hash)))
-            })?,
+            None => {
+                by_weight(service, hash, new, || drawn(Version::ALL.map(|version| service.backend(version, hash))))?
+            }
         };
         let backend = service.backend(version, hash)?;
         let is_fallback = self.backends.get(backend)?.version != version;

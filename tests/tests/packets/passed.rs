@@ -19,7 +19,11 @@ fn rows() -> Vec<(&'static str, Vec<u8>, Verdict)> {
     let elsewhere = |bytes: &mut Vec<u8>| bytes[33] = 99;
     vec![
         ("ARP", changed("tcp4", |bytes| bytes[12..14].copy_from_slice(&[0x08, 0x06])), Verdict::PassedNotIp),
-        ("a VLAN tag and no IP", changed("tcp4", |bytes| bytes[12..14].copy_from_slice(&[0x81, 0])), Verdict::PassedNotIp),
+        (
+            "a VLAN tag and no IP",
+            changed("tcp4", |bytes| bytes[12..14].copy_from_slice(&[0x81, 0])),
+            Verdict::PassedNotIp,
+        ),
         ("the VIP on another port", other(Kind::Syn, (ip("203.0.113.10"), 81)), Verdict::PassedNoService),
         ("another address", other(Kind::Syn, (ip("203.0.113.12"), 80)), Verdict::PassedNoService),
         ("the TCP service's port by UDP", other(Kind::Udp, (ip("203.0.113.10"), 80)), Verdict::PassedNoService),

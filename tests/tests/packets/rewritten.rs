@@ -2,7 +2,9 @@
 
 use grayxdp_common::verdict::Verdict;
 
-use crate::fixture::{Frame, Kind, SERVICES, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX, backend, ip, request, with_bench};
+use crate::fixture::{
+    Frame, Kind, SERVICES, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX, backend, ip, request, with_bench,
+};
 
 fn first_kind(service: &str) -> Kind {
     if service.starts_with("tcp") { Kind::Syn } else { Kind::Udp }
@@ -147,6 +149,9 @@ fn a_packet_larger_than_the_way_out_is_left_to_the_kernel_where_it_may_be_fragme
         let (verdict, outcome) = bench.run(&sent.bytes());
         assert_eq!((verdict, outcome.action), (Verdict::AnsweredTooBig, XDP_TX));
         assert_eq!(outcome.packet[14..][..540][28..], sent.bytes()[14..][..512], "the quote");
-        assert_eq!(outcome.packet[34..42], [3, 4, outcome.packet[36], outcome.packet[37], 0, 0, 1500_u16.to_be_bytes()[0], 1500_u16.to_be_bytes()[1]]);
+        assert_eq!(
+            outcome.packet[34..42],
+            [3, 4, outcome.packet[36], outcome.packet[37], 0, 0, 1500_u16.to_be_bytes()[0], 1500_u16.to_be_bytes()[1]]
+        );
     });
 }

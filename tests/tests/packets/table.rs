@@ -27,69 +27,84 @@ fn flows_in(bench: &Bench, state: FlowState) -> usize {
 
 #[test]
 fn a_flood_of_syns_evicts_half_open_flows_and_never_an_established_one() {
-    with_setup("flood", "", |_| (), |bench| {
-        // 1,024 buckets of eight: nine established flows hardly ever meet in one.
-        const ESTABLISHED: u32 = 1_000;
-        for number in 0..ESTABLISHED {
-            establish(bench, number);
-        }
-        assert_eq!(flows_in(bench, FlowState::Established), ESTABLISHED as usize);
-        bench.set_weight("tcp4", 10_000);
-        for number in 100_000..200_000 {
-            bench.plane.test_run(&client(number).bytes()).expect("a test run");
-        }
-        assert_eq!(flows_in(bench, FlowState::Established), ESTABLISHED as usize, "evicted");
-        assert_eq!(bench.counter("tcp4", |counters| counters.untracked_flows), 0, "half-open flows make room");
-        for number in 0..ESTABLISHED {
-            let segment = Frame { kind: Kind::Ack, ..client(number) };
-            let outcome = bench.plane.test_run(&segment.bytes()).expect("a test run");
-            assert_eq!(outcome.packet, segment.towards(backend("tcp4", 1)).bytes(), "connection {number} moved");
-        }
-        assert_eq!(bench.counter("tcp4", |counters| counters.flow_misses), 0);
-    });
+    with_setup(
+        "flood",
+        "",
+        |_| (),
+        |bench| {
+            // 1,024 buckets of eight: nine established flows hardly ever meet in one.
+            const ESTABLISHED: u32 = 1_000;
+            for number in 0..ESTABLISHED {
+                establish(bench, number);
+            }
+            assert_eq!(flows_in(bench, FlowState::Established), ESTABLISHED as usize);
+            bench.set_weight("tcp4", 10_000);
+            for number in 100_000..200_000 {
+                bench.plane.test_run(&client(number).bytes()).expect("a test run");
+            }
+            assert_eq!(flows_in(bench, FlowState::Established), ESTABLISHED as usize, "evicted");
+            assert_eq!(bench.counter("tcp4", |counters| counters.untracked_flows), 0, "half-open flows make room");
+            for number in 0..ESTABLISHED {
+                let segment = Frame { kind: Kind::Ack, ..client(number) };
+                let outcome = bench.plane.test_run(&segment.bytes()).expect("a test run");
+                assert_eq!(outcome.packet, segment.towards(backend("tcp4", 1)).bytes(), "connection {number} moved");
+            }
+            assert_eq!(bench.counter("tcp4", |counters| counters.flow_misses), 0);
+        },
+    );
 }
 
 #[test]
 fn a_flow_that_has_no_place_in_the_table_is_forwarded_and_counted() {
     // 128 buckets of eight, the least that there are.
-    with_setup("full", "", |setup| setup.max_flows = 1, |bench| {
-        const ENTRIES: usize = 1_024;
-        for number in 0..20_000 {
-            establish(bench, number);
-        }
-        assert_eq!(flows_in(bench, FlowState::Established), ENTRIES);
-        assert_eq!(bench.counter("tcp4", |counters| counters.untracked_flows), 20_000 - ENTRIES as u64);
-        bench.set_weight("tcp4", 10_000);
-        let late = client(30_000);
-        let (verdict, outcome) = bench.run(&late.bytes());
-        assert_eq!(verdict, Verdict::ForwardedOtherInterface);
-        assert_eq!(outcome.packet, late.towards(backend("tcp4", 2)).bytes());
-        assert_eq!(bench.counter("tcp4", |counters| counters.untracked_flows), 20_001 - ENTRIES as u64);
-        // Without an entry it goes by the weight of the moment, and is counted as missed.
-        let segment = Frame { kind: Kind::Ack, ..late };
-        let (_, outcome) = bench.run(&segment.bytes());
-        assert_eq!(outcome.packet, segment.towards(backend("tcp4", 2)).bytes());
-        assert_eq!(bench.counter("tcp4", |counters| counters.flow_misses), 1);
-        // An answer to it is none that the program knows.
-        let (verdict, _) = bench.run(&late.answer(backend("tcp4", 2), Kind::SynAck).bytes());
-        assert_eq!(verdict, Verdict::PassedBackendNoFlow);
-    });
+    with_setup(
+        "full",
+        "",
+        |setup| setup.max_flows = 1,
+        |bench| {
+            const ENTRIES: usize = 1_024;
+            for number in 0..20_000 {
+                establish(bench, number);
+            }
+            assert_eq!(flows_in(bench, FlowState::Established), ENTRIES);
+            assert_eq!(bench.counter("tcp4", |counters| counters.untracked_flows), 20_000 - ENTRIES as u64);
+            bench.set_weight("tcp4", 10_000);
+            let late = client(30_000);
+            let (verdict, outcome) = bench.run(&late.bytes());
+            assert_eq!(verdict, Verdict::ForwardedOtherInterface);
+            assert_eq!(outcome.packet, late.towards(backend("tcp4", 2)).bytes());
+            assert_eq!(bench.counter("tcp4", |counters| counters.untracked_flows), 20_001 - ENTRIES as u64);
+            // Without an entry it goes by the weight of the moment, and is counted as missed.
+            let segment = Frame { kind: Kind::Ack, ..late };
+            let (_, outcome) = bench.run(&segment.bytes());
+            assert_eq!(outcome.packet, segment.towards(backend("tcp4", 2)).bytes());
+            assert_eq!(bench.counter("tcp4", |counters| counters.flow_misses), 1);
+            // An answer to it is none that the program knows.
+            let (verdict, _) = bench.run(&late.answer(backend("tcp4", 2), Kind::SynAck).bytes());
+            assert_eq!(verdict, Verdict::PassedBackendNoFlow);
+        },
+    );
 }
 
 #[test]
 fn a_reset_connection_makes_room_at_once() {
-    with_setup("room", "", |setup| setup.max_flows = 1, |bench| {
-        for number in 0..20_000 {
-            establish(bench, number);
-        }
-        for number in 0..20_000 {
-            let reset = Frame { kind: Kind::Rst, ..client(number) };
-            bench.plane.test_run(&reset.bytes()).expect("a test run");
-        }
-        let before = bench.counter("tcp4", |counters| counters.untracked_flows);
-        for number in 40_000..40_100 {
-            bench.plane.test_run(&client(number).bytes()).expect("a test run");
-        }
-        assert_eq!(bench.counter("tcp4", |counters| counters.untracked_flows), before);
-    });
+    with_setup(
+        "room",
+        "",
+        |setup| setup.max_flows = 1,
+        |bench| {
+            for number in 0..20_000 {
+                establish(bench, number);
+            }
+            for number in 0..20_000 {
+                let reset = Frame { kind: Kind::Rst, ..client(number) };
+                bench.plane.test_run(&reset.bytes()).expect("a test run");
+            }
+            let before = bench.counter("tcp4", |counters| counters.untracked_flows);
+            for number in 40_000..40_100 {
+                bench.plane.test_run(&client(number).bytes()).expect("a test run");
+            }
+            assert_eq!(bench.counter("tcp4", |counters| counters.untracked_flows), before);
+        },
+    );
 }

@@ -87,7 +87,8 @@ impl Rig {
 
     fn counts(&self) -> Counts {
         let readings = self.plane.backend_readings().expect("readable");
-        let backends = readings.into_iter().map(|one| ((one.service, one.version, one.address), one.counters)).collect();
+        let backends =
+            readings.into_iter().map(|one| ((one.service, one.version, one.address), one.counters)).collect();
         Counts { verdicts: self.plane.verdict_counts().expect("readable"), backends }
     }
 }
@@ -140,8 +141,8 @@ impl Run<'_> {
         let arrival = Arrival { frame: &packet, interface: LO, now: 0, seen: &outcome.packet };
         let expected = self.model.run(arrival);
         self.packets += 1;
-        let is_same = outcome.action == expected.action
-            && (expected.action == XDP_DROP || outcome.packet == expected.frame);
+        let is_same =
+            outcome.action == expected.action && (expected.action == XDP_DROP || outcome.packet == expected.frame);
         let what = (!is_same).then(|| told_apart(&expected, outcome.action, &outcome.packet));
         let difference = what.map(|what| Difference { step: id, packet: packet.clone(), what });
         self.past.insert(id, (packet, outcome.packet));
@@ -181,7 +182,11 @@ impl Run<'_> {
             return None;
         }
         let packet = self.past.get(&step).map(|(packet, _)| packet.clone()).unwrap_or_default();
-        Some(Difference { step, packet, what: format!("counted by the program: {program:?}\ncounted by the model:   {model:?}") })
+        Some(Difference {
+            step,
+            packet,
+            what: format!("counted by the program: {program:?}\ncounted by the model:   {model:?}"),
+        })
     }
 
     /// Ends it: the models keep what they remember of fragments, as the program does.
@@ -200,7 +205,8 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 fn told_apart(expected: &Outcome, action: u32, packet: &[u8]) -> String {
-    let at = expected.frame.iter().zip(packet).position(|(a, b)| a != b).unwrap_or(expected.frame.len().min(packet.len()));
+    let at =
+        expected.frame.iter().zip(packet).position(|(a, b)| a != b).unwrap_or(expected.frame.len().min(packet.len()));
     format!(
         "expected {:?} (action {}, {} bytes), found action {action} ({} bytes); first byte that differs: {at}\n\
          expected {}\nfound    {}\n{}",

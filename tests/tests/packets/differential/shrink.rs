@@ -5,8 +5,11 @@ use super::{
     step::{Damage, Step, What},
 };
 
+/// Packets, by their steps.
+type Packets = Vec<(usize, Vec<u8>)>;
+
 /// Runs steps, and compares after each.
-fn first_difference(rig: &mut Rig, steps: &[Step], is_leased: bool) -> Option<(Difference, Vec<(usize, Vec<u8>)>)> {
+fn first_difference(rig: &mut Rig, steps: &[Step], is_leased: bool) -> Option<(Difference, Packets)> {
     let mut run = rig.begin(is_leased);
     let found = steps.iter().find_map(|step| run.step(step).or_else(|| run.compare_counts(step.id)));
     let packets = steps.iter().filter_map(|step| Some((step.id, run.packet_of(step.id)?.to_vec()))).collect();
@@ -54,7 +57,12 @@ fn simpler(step: &Step) -> Vec<Step> {
 /// The shortest history that differs, as text: packets as hex, in order, and what differs at the last.
 pub(super) fn told(rig: &mut Rig, mut steps: Vec<Step>, is_leased: bool, first: &Difference) -> String {
     let Some((mut found, mut packets)) = first_difference(rig, &steps, is_leased) else {
-        return format!("a difference that does not come again, at step {}: {} {}", first.step, hex(&first.packet), first.what);
+        return format!(
+            "a difference that does not come again, at step {}: {} {}",
+            first.step,
+            hex(&first.packet),
+            first.what
+        );
     };
     steps.retain(|step| step.id <= found.step);
     let mut tries = 0;

@@ -24,14 +24,31 @@ pub(super) struct Step {
 pub(super) enum What {
     Packet(Box<Shape>),
     /// From where the packet of another step went, back to where it came from.
-    Answer { of: usize, shape: Box<Shape> },
+    Answer {
+        of: usize,
+        shape: Box<Shape>,
+    },
     /// An ICMP error about the packet of another step, as it left.
-    Error { of: usize, from: Option<IpAddr>, kind: [u8; 2], len: usize, shape: Box<Shape> },
+    Error {
+        of: usize,
+        from: Option<IpAddr>,
+        kind: [u8; 2],
+        len: usize,
+        shape: Box<Shape>,
+    },
     /// The very packet of another step, as it came in.
-    Again { of: usize },
-    Weights { service: usize, weights: Vec<Weight> },
+    Again {
+        of: usize,
+    },
+    Weights {
+        service: usize,
+        weights: Vec<Weight>,
+    },
     /// All flows of a version of all services, or of one.
-    Sever { service: Option<usize>, version: Version },
+    Sever {
+        service: Option<usize>,
+        version: Version,
+    },
 }
 
 /// What a packet suffers on its way.
@@ -138,11 +155,22 @@ const EXTENSIONS: [u8; 9] = [0, 43, 44, 51, 60, 135, 139, 140, 60];
 /// Fields but for the ends.
 fn details(dice: &mut Dice, is_v4: bool) -> Shape {
     let nothing = (ip("0.0.0.0"), 0);
-    let tags = if dice.one_in(8) { (0..dice.under(4)).map(|_| dice.pick(&[0x8100, 0x88a8])).collect() } else { Vec::new() };
-    let fragment = if dice.one_in(12) { dice.pick(&[0x2000, 0x2000, 0x6000, 0x2001, 0x0003, 0x1fff]) } else { dice.pick(&[0, 0x4000]) };
+    let tags =
+        if dice.one_in(8) { (0..dice.under(4)).map(|_| dice.pick(&[0x8100, 0x88a8])).collect() } else { Vec::new() };
+    let fragment = if dice.one_in(12) {
+        dice.pick(&[0x2000, 0x2000, 0x6000, 0x2001, 0x0003, 0x1fff])
+    } else {
+        dice.pick(&[0, 0x4000])
+    };
     let mut extensions = Vec::new();
     if !is_v4 {
-        let count = if dice.one_in(60) { dice.under(11) } else if dice.one_in(8) { dice.under(4) } else { 0 };
+        let count = if dice.one_in(60) {
+            dice.under(11)
+        } else if dice.one_in(8) {
+            dice.under(4)
+        } else {
+            0
+        };
         extensions = (0..count).map(|_| dice.pick(&EXTENSIONS)).collect();
         if fragment & 0x3fff != 0 || dice.one_in(40) {
             extensions.push(44);
@@ -183,7 +211,13 @@ fn client(dice: &mut Dice, is_v4: bool) -> IpAddr {
     if is_v4 {
         return IpAddr::from([198, 51, 100, dice.pick(&[7, 17, 33, 60, 130, 200])]);
     }
-    ip(dice.pick(&["2001:db8:100::7", "2001:db8:100:2::7", "2001:db8:100:4::7", "2001:db8:100:9::7", "2001:db8:100:8000::7"]))
+    ip(dice.pick(&[
+        "2001:db8:100::7",
+        "2001:db8:100:2::7",
+        "2001:db8:100:4::7",
+        "2001:db8:100:9::7",
+        "2001:db8:100:8000::7",
+    ]))
 }
 
 /// A packet to one of the services, mostly.

@@ -56,7 +56,8 @@ impl Builder {
     fn add(&mut self, is_v4: bool, protocol: Protocol, mode: ForwardMode, change: impl FnOnce(&mut ServiceSetup)) {
         let number = u16::try_from(self.0.len()).expect("few");
         // Four services share a VIP.
-        let vip = if is_v4 { format!("203.0.113.{}", 10 + number / 4) } else { format!("2001:db8::{:x}", 16 + number / 4) };
+        let vip =
+            if is_v4 { format!("203.0.113.{}", 10 + number / 4) } else { format!("2001:db8::{:x}", 16 + number / 4) };
         let mut service = ServiceSetup {
             vip: ip(&vip),
             port: 80 + number,
