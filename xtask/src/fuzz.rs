@@ -1,7 +1,7 @@
 //! The packet program against the reference model: runs the test that does it, with as many packets as wanted.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader, Write as _},
     process::{ExitCode, Stdio},
 };
 
@@ -24,18 +24,19 @@ pub(crate) fn command(packets: u64, seed: u64) -> Result<ExitCode> {
     let name = workspace::describe(&cargo);
     let mut child = cargo.stdout(Stdio::piped()).spawn().with_context(|| format!("`{name}` does not start"))?;
     let output = child.stdout.take().context("a pipe was asked for")?;
+    let mut stdout = io::stdout().lock();
     let mut result = None;
     for line in BufReader::new(output).lines() {
         let line = line.with_context(|| format!("the output of `{name}`"))?;
         if line.starts_with(RESULT) {
             result = Some(line);
         } else {
-            println!("{line}");
+            writeln!(stdout, "{line}")?;
         }
     }
     let status = child.wait().with_context(|| format!("`{name}`"))?;
     leftovers::sweep();
     let result = result.with_context(|| format!("`{name}` ended before it had a result ({status})"))?;
-    println!("{result}");
+    writeln!(stdout, "{result}")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -37,7 +37,7 @@ const ROWS: [Row; 5] = [
            000104000000002c000104000000003c000000000000028c000104000000003c000104000000008c000104000000002c00010400000000\
            11000000000000020050006e000ae42dbe55",
         ],
-        Verdict::ForwardedOtherInterface,
+        Verdict::HandedInterfaceUnknown,
     ),
     (
         "an ICMP error from a loopback address was forwarded",

@@ -31,6 +31,7 @@ struct Report {
     verdicts: Vec<(Verdict, u64)>,
 }
 
+#[expect(clippy::print_stdout, reason = "whoever runs it reads what differs")]
 fn run(name: &str, packets: u64, seed: u64) -> Report {
     let mut report = Report { packets: 0, differences: 0, verdicts: Vec::new() };
     in_network(name, |bpffs| {
@@ -80,6 +81,7 @@ fn the_program_does_what_the_model_says_with_20_000_packets() {
 
 /// The body of `cargo xtask fuzz`, which gives numbers by the environment.
 #[test]
+#[expect(clippy::print_stdout, reason = "the command's output")]
 #[ignore = "as long as it is told to be: `cargo xtask fuzz`"]
 fn fuzz() {
     let number = |name: &str, default: u64| {

@@ -5,8 +5,11 @@ use super::{
     step::{Damage, Step, What},
 };
 
+/// Packets, by their steps.
+type Packets = Vec<(usize, Vec<u8>)>;
+
 /// Runs steps, and compares after each.
-fn first_difference(rig: &mut Rig, steps: &[Step], is_leased: bool) -> Option<(Difference, Vec<(usize, Vec<u8>)>)> {
+fn first_difference(rig: &mut Rig, steps: &[Step], is_leased: bool) -> Option<(Difference, Packets)> {
     let mut run = rig.begin(is_leased);
     let found = steps.iter().find_map(|step| run.step(step).or_else(|| run.compare_counts(step.id)));
     let packets = steps.iter().filter_map(|step| Some((step.id, run.packet_of(step.id)?.to_vec()))).collect();
