@@ -12,8 +12,8 @@ use aya_ebpf::{
 
 use crate::{
     course::{
-        BACKEND_TO_SOURCE, CLIENT, CLIENT_NETWORK, CLIENT_PORT_FIRST, CLIENT_PORTS, Course, FRAME_LEN,
-        NOTED_FLOWS_MAX, NOTES_PER_LINE,
+        BACKEND_TO_SOURCE, CLIENT, CLIENT_NETWORK, CLIENT_PORT_FIRST, CLIENT_PORTS, Course, FRAME_LEN, NOTED_FLOWS_MAX,
+        NOTES_PER_LINE,
     },
     frame::{self, Frame},
 };

@@ -64,7 +64,10 @@ impl Grayxdp {
     /// Packets that were sent on.
     pub(crate) fn forwarded(&mut self) -> Result<u64> {
         let counts = self.plane()?.verdict_counts()?;
-        Ok(counts.iter().find(|(verdict, _)| *verdict == Verdict::ForwardedSameInterface).map_or(0, |(_, count)| *count))
+        Ok(counts
+            .iter()
+            .find(|(verdict, _)| *verdict == Verdict::ForwardedSameInterface)
+            .map_or(0, |(_, count)| *count))
     }
 
     /// Fails, naming what packets ended in, unless of so many all but a few were sent on since: flows that found no place in

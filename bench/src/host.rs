@@ -30,7 +30,10 @@ impl Machine {
 
 /// Keeps this thread on the last CPU, in a network namespace of its own that forwards.
 pub(crate) fn settle() -> Result<()> {
-    ensure!(rustix::process::geteuid().is_root(), "loading a packet program needs root: run this as root, or with sudo");
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "loading a packet program needs root: run this as root, or with sudo"
+    );
     let allowed = rustix::thread::sched_getaffinity(None)?;
     let last = (0..CpuSet::MAX_CPU).rev().find(|&cpu| allowed.is_set(cpu)).context("no CPU is allowed")?;
     let mut only = CpuSet::new();

@@ -29,7 +29,13 @@ macro_rules! values {
     )+};
 }
 
-values!(KeyValue(EndpointKey), ServiceValue(Service), BackendValue(Backend), TableValue(Slots), CountersValue(Counters));
+values!(
+    KeyValue(EndpointKey),
+    ServiceValue(Service),
+    BackendValue(Backend),
+    TableValue(Slots),
+    CountersValue(Counters)
+);
 
 /// The loaded baseline.
 pub(crate) struct Lru {

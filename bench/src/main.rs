@@ -28,7 +28,10 @@ use crate::{
 
 /// Measures the packet path in nanoseconds a packet, beside an empty program and a lean one on a BPF LRU hash.
 #[derive(Parser, Debug)]
-#[command(name = "packet-path", after_help = "Exit codes: 0 measured; 1 could not measure, or a program grew; 2 usage.")]
+#[command(
+    name = "packet-path",
+    after_help = "Exit codes: 0 measured; 1 could not measure, or a program grew; 2 usage."
+)]
 struct Args {
     /// Rounds; the median of each figure is printed.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -48,7 +48,9 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn wants(&self, case: Case) -> bool {
         let name = case.to_string();
-        let is_in = |filter: &String| name.strip_prefix(filter.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let is_in = |filter: &String| {
+            name.strip_prefix(filter.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
         self.filters.is_empty() || self.filters.iter().any(is_in)
     }
 
@@ -118,10 +120,8 @@ impl Rig {
                 continue;
             }
             let course = world::course(subject, traffic, packet);
-            self.checked(flows.into(), |rig| {
-                rig::run(rig.ebpf()?, program, &course, flows, None).map(|_| ())
-            })
-            .with_context(|| format!("while flows were made ({packet:?})"))?;
+            self.checked(flows.into(), |rig| rig::run(rig.ebpf()?, program, &course, flows, None).map(|_| ()))
+                .with_context(|| format!("while flows were made ({packet:?})"))?;
         }
         Ok(())
     }
@@ -193,7 +193,9 @@ impl Rig {
 
     /// Packets that concern nobody.
     pub(crate) fn stray(&mut self, rounds: u32) -> Result<Net> {
-        let course = world::course(Subject::Nat, Traffic::TCP4, Packet::Stray);
+        let mut course = world::course(Subject::Nat, Traffic::TCP4, Packet::Stray);
+        // One flow, as in the case that it is compared with.
+        course.is_in_order = 0;
         let program = self.program();
         let ebpf = self.ebpf()?;
         let run = |program: &str| {
@@ -233,11 +235,7 @@ impl Rig {
 }
 
 /// The program and the harness alone, by turns.
-fn rounds_of(
-    rounds: u32,
-    mut run: impl FnMut(&'static str) -> Result<f64>,
-    program: &'static str,
-) -> Result<Net> {
+fn rounds_of(rounds: u32, mut run: impl FnMut(&'static str) -> Result<f64>, program: &'static str) -> Result<Net> {
     let (mut nets, mut alone) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         let harness = run("harness")?;

@@ -40,13 +40,7 @@ pub(crate) fn xdp<'a>(ebpf: &'a mut Ebpf, program: &str) -> Result<&'a mut Xdp> 
 
 /// Sets the course, and runs the program over so many packets. Returns the time of one packet in nanoseconds. The last
 /// packet must end with the action, if one is given.
-pub(crate) fn run(
-    ebpf: &mut Ebpf,
-    program: &str,
-    course: &Course,
-    packets: u32,
-    action: Option<u32>,
-) -> Result<f64> {
+pub(crate) fn run(ebpf: &mut Ebpf, program: &str, course: &Course, packets: u32, action: Option<u32>) -> Result<f64> {
     let mut map: Array<_, Value> = Array::try_from(ebpf.map_mut("COURSE").context("the object has no map COURSE")?)?;
     map.set(0, Value(*course), 0)?;
     let program = xdp(ebpf, program)?;

@@ -78,7 +78,11 @@ fn head_v4(packet: Packet, head: Window<HEAD_V4>) -> Option<Head> {
     let tcp_flags = l4_flags(protocol, l4_len, head.u8::<46>(), head.u8::<47>(), head.u16::<38>())?;
     Some(Head {
         source: Endpoint::new(Address::from_v4_wire(head.u32::<26>()), Be16::from_wire(head.u16::<34>()), protocol),
-        destination: Endpoint::new(Address::from_v4_wire(head.u32::<30>()), Be16::from_wire(head.u16::<36>()), protocol),
+        destination: Endpoint::new(
+            Address::from_v4_wire(head.u32::<30>()),
+            Be16::from_wire(head.u16::<36>()),
+            protocol,
+        ),
         ip_len,
         hop_limit: head.u8::<22>(),
         tcp_flags,
@@ -168,8 +172,7 @@ fn request<const IS_V4: bool>(
         return None;
     }
     place.note_seen(&found, Side::Client, is_udp);
-    let passage =
-        Passage { meeting: Meeting::Known, is_pinned: false, is_fallback: false, is_tracked: true };
+    let passage = Passage { meeting: Meeting::Known, is_pinned: false, is_fallback: false, is_tracked: true };
     count::request(backend_id, head.ip_len, passage);
     let new = is_nat.then_some(&backend.endpoint);
     rewrite::<IS_V4>(context, head, End::Destination, new, &way)?;
