@@ -113,7 +113,7 @@ fn start_haproxy(host: &Netns, frontend: SocketAddr, backend: SocketAddr) -> Res
     fs::write(
         &config,
         format!(
-            "global\n  maxconn 20000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  \
+            "global\n  maxconn 4000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  \
              timeout server 60s\nlisten web\n  bind {frontend}\n  server v1 {backend}\n"
         ),
     )?;
