@@ -91,11 +91,11 @@ fn restore(frame: Frame<HEAD>, course: &Course) {
 /// Gives the packet the addresses and ports of a flow.
 #[inline(always)]
 fn turn(frame: Frame<HEAD>, course: &Course, flow: u32) {
-    let client = (CLIENT_NETWORK | flow / CLIENT_PORTS).to_be();
+    let client = (CLIENT_NETWORK | (flow / CLIENT_PORTS)).to_be();
     let client_port = wire_port(CLIENT_PORT_FIRST | (flow & (CLIENT_PORTS - 1)));
     let service_port = wire_port(course.service_port + (flow & course.service_mask));
     if course.side == CLIENT {
-        let ports = client_port | service_port << 16;
+        let ports = client_port | (service_port << 16);
         if course.is_v6 == 0 {
             frame.set_u32::<26>(client);
             frame.set_u32::<34>(ports);
