@@ -95,7 +95,7 @@ fn turn(frame: Frame<HEAD>, course: &Course, flow: u32) {
     let client_port = wire_port(CLIENT_PORT_FIRST | (flow & (CLIENT_PORTS - 1)));
     let service_port = wire_port(course.service_port + (flow & course.service_mask));
     if course.side == CLIENT {
-        let ports = client_port | service_port << 16;
+        let ports = client_port | (service_port << 16);
         if course.is_v6 == 0 {
             frame.set_u32::<26>(client);
             frame.set_u32::<34>(ports);

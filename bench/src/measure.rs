@@ -193,7 +193,9 @@ impl Rig {
 
     /// Packets that concern nobody.
     pub(crate) fn stray(&mut self, rounds: u32) -> Result<Net> {
-        let course = world::course(Subject::Nat, Traffic::TCP4, Packet::Stray);
+        let mut course = world::course(Subject::Nat, Traffic::TCP4, Packet::Stray);
+        // One flow, as in the case that it is compared with.
+        course.is_in_order = 0;
         let program = self.program();
         let ebpf = self.ebpf()?;
         let run = |program: &str| {

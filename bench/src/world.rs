@@ -52,6 +52,11 @@ pub(crate) fn source(is_v6: bool, nth: u8) -> IpAddr {
     }
 }
 
+/// The network of the clients; the harness writes the last word.
+fn clients(is_v6: bool) -> IpAddr {
+    if is_v6 { Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 0).into() } else { Ipv4Addr::new(48, 0, 0, 0).into() }
+}
+
 /// Services that flows are spread over: a list of source addresses has too few ports for a million flows.
 pub(crate) const fn services(subject: Subject) -> u16 {
     if matches!(subject, Subject::FullNat) { 2 } else { 1 }
@@ -80,11 +85,12 @@ pub(crate) fn course(subject: Subject, traffic: Traffic, packet: Packet) -> Cour
         Packet::Answer => TCP_SYN | TCP_ACK,
         _ => TCP_ACK,
     };
-    let placeholder = backend(subject, traffic, 0, 0).ip();
+    let backends = backend(subject, traffic, 0, 0).ip();
     let (from, to) = match packet {
-        Packet::Stray => (placeholder, source(traffic.is_v6, 200)),
-        _ if is_reply => (placeholder, source(traffic.is_v6, 0)),
-        _ => (placeholder, vip(traffic.is_v6)),
+        Packet::Stray => (clients(traffic.is_v6), source(traffic.is_v6, 200)),
+        _ if is_reply && subject == Subject::FullNat => (backends, source(traffic.is_v6, 0)),
+        _ if is_reply => (backends, clients(traffic.is_v6)),
+        _ => (clients(traffic.is_v6), vip(traffic.is_v6)),
     };
     let frame = frame(traffic.protocol, flags, from, to);
     let mut words = [0; FRAME_WORDS];

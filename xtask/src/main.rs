@@ -63,10 +63,10 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Measures HTTP through grayxdp beside nftables and plain routing (needs root)
+    /// Measures nanoseconds a packet (--packet-path), HTTP beside others (--whole-path), or both (needs root)
     #[command(disable_help_flag = true)]
     Bench {
-        /// Passed to the benchmark: `cargo xtask bench --help`
+        /// Passed to the benchmark: `cargo xtask bench --packet-path --help`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

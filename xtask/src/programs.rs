@@ -1,6 +1,10 @@
 //! The release build, and the programs that show and measure it: `build`, `demo`, `bench`.
 
-use std::{os::unix::process::CommandExt as _, path::PathBuf, process::ExitCode};
+use std::{
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, Error, Result, bail};
 
@@ -38,12 +42,36 @@ pub(crate) fn demo(args: &[String]) -> Result<ExitCode> {
     run_binary("the demo", "grayxdp-tests", "demo", args)
 }
 
+/// A benchmark: its option, its package and its binary.
+const BENCHES: [(&str, &str, &str); 2] =
+    [("--packet-path", "grayxdp-bench", "grayxdp-bench"), ("--whole-path", "grayxdp-tests", "bench")];
+
+/// One benchmark, with its arguments; or both, the packet path first.
 pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
-    run_binary("the benchmark", "grayxdp-tests", "bench", args)
+    let chosen: Vec<_> = BENCHES.iter().filter(|(option, ..)| args.iter().any(|arg| arg == option)).collect();
+    let rest: Vec<String> =
+        args.iter().filter(|arg| !BENCHES.iter().any(|(option, ..)| arg == option)).cloned().collect();
+    match chosen[..] {
+        [(_, package, binary)] => run_binary("the benchmark", package, binary, &rest),
+        _ if !rest.is_empty() => bail!("arguments belong to one benchmark: say --packet-path or --whole-path as well"),
+        _ => {
+            for (_, package, binary) in BENCHES {
+                workspace::run(&mut prepare("the benchmark", package, binary, &[])?)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }
 
 /// Becomes the program, so that signals and the exit code are its own.
 fn run_binary(what: &str, package: &str, binary: &str, args: &[String]) -> Result<ExitCode> {
+    let mut program = prepare(what, package, binary, args)?;
+    let error = program.exec();
+    Err(Error::new(error)).with_context(|| format!("{} does not start", workspace::describe(&program)))
+}
+
+/// Builds a program, and says how it is started.
+fn prepare(what: &str, package: &str, binary: &str, args: &[String]) -> Result<Command> {
     if !args.iter().any(|arg| arg == "--help" || arg == "-h") {
         workspace::require_root(what, "")?;
     }
@@ -52,6 +80,5 @@ fn run_binary(what: &str, package: &str, binary: &str, args: &[String]) -> Resul
     leftovers::sweep();
     let mut program = workspace::command(path_of(binary)?);
     program.args(args).env(BINARY_VARIABLE, grayxdp);
-    let error = program.exec();
-    Err(Error::new(error)).with_context(|| format!("{} does not start", workspace::describe(&program)))
+    Ok(program)
 }

@@ -177,12 +177,14 @@ fn request(context: *mut xdp_md, head: Frame<UDP_HEAD>, packet: Packet, id: u32)
 
 #[inline(always)]
 fn choose(id: u32, packet: Packet) -> Option<u32> {
+    #[expect(clippy::cast_possible_truncation, reason = "some thousand slots")]
+    const SLOT_COUNT: u32 = SLOTS as u32;
     let service = SERVICES.get(id)?;
     let client = Address::from_v4_wire(packet.source);
     let hash = key_hash(service.hash_key, KEY_CONNECTION, client, Be16::from_wire(packet.source_port));
     let version = Threshold::from_raw(service.threshold).version(hash);
     let table = TABLES.get(id * 2 + u32::from(version == Version::V2))?;
-    table.get(hash.maglev_slot(SLOTS as u32) as usize).map(|&backend| u32::from(backend))
+    table.get(hash.maglev_slot(SLOT_COUNT) as usize).map(|&backend| u32::from(backend))
 }
 
 #[inline(always)]

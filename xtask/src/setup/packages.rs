@@ -17,7 +17,7 @@ const fn tool(program: &'static str, packages: &'static [&'static str]) -> Tool 
     Tool { program, packages }
 }
 
-const TOOLS: [Tool; 17] = [
+const TOOLS: [Tool; 18] = [
     tool("cc", &["build-essential"]),
     tool("pkg-config", &["pkg-config", "pkgconf"]),
     tool("ip", &["iproute2"]),
@@ -30,6 +30,7 @@ const TOOLS: [Tool; 17] = [
     tool("nginx", &["nginx-light", "nginx"]),
     tool("wrk", &["wrk"]),
     tool("nft", &["nftables"]),
+    tool("haproxy", &["haproxy"]),
     tool("iperf3", &["iperf3"]),
     tool("dig", &["bind9-dnsutils", "dnsutils"]),
     tool("dnsmasq", &["dnsmasq-base"]),
@@ -55,7 +56,7 @@ trap 'exit 143' TERM HUP
 printf '#!/bin/sh\n# Written by grayxdp setup, for the time of an installation.\nexit 101\n' >"$policy"
 chmod 755 "$policy"
 new=
-for unit in nginx prometheus; do
+for unit in nginx prometheus haproxy; do
     [ -e "/lib/systemd/system/$unit.service" ] || new="$new $unit"
 done
 apt-get -qq -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3 \

@@ -1,4 +1,5 @@
-//! The benchmark of the whole path: HTTP through grayxdp, beside nftables DNAT and plain routing on the same hosts.
+//! The benchmark of the whole path: HTTP through grayxdp, beside nftables DNAT, HAProxy and plain routing on the same
+//! hosts.
 //!
 //! The contenders take turns in every round, for machines are noisy: compare them within one run, by ratio.
 
@@ -21,7 +22,7 @@ use crate::{
     wrk::{Connections, Figures},
 };
 
-/// Measures HTTP through grayxdp beside nftables DNAT and plain routing, in network namespaces of this machine.
+/// Measures HTTP through grayxdp beside nftables DNAT, HAProxy and plain routing, in network namespaces of this machine.
 #[derive(Parser, Debug)]
 #[command(name = "bench", after_help = "Exit codes: 0 measured; 1 could not measure; 2 usage.")]
 struct Args {
@@ -80,18 +81,19 @@ fn print(rows: &[Row], as_json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(
         out,
-        "{:<12} {:<12} {:>12} {:>9} {:>9} {:>10}",
-        "path", "connections", "requests/s", "p50", "p99", "vs routed"
+        "{:<12} {:<12} {:>12} {:>9} {:>9} {:>9} {:>10}",
+        "path", "connections", "requests/s", "MB/s", "p50", "p99", "vs routed"
     )?;
     for row in rows {
         let figures = Figures::median(&row.rounds);
         let ratio = figures.requests_per_s / routed(rows, row.connections);
         writeln!(
             out,
-            "{:<12} {:<12} {:>12.0} {:>6.0} µs {:>6.0} µs {:>9.2}×",
+            "{:<12} {:<12} {:>12.0} {:>9.1} {:>6.0} µs {:>6.0} µs {:>9.2}×",
             row.contender.name(),
             row.connections.name(),
             figures.requests_per_s,
+            figures.mb_per_s,
             figures.p50_us,
             figures.p99_us,
             ratio,
@@ -115,6 +117,7 @@ fn case(row: &Row, routed: f64) -> Value {
         "path": row.contender.name(),
         "connections": row.connections.name(),
         "requests_per_s": median.requests_per_s,
+        "mb_per_s": median.mb_per_s,
         "p50_us": median.p50_us,
         "p99_us": median.p99_us,
         "vs_routed": median.requests_per_s / routed,

@@ -29,6 +29,8 @@ impl Connections {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Figures {
     pub(crate) requests_per_s: f64,
+    /// Of HTTP, in 10⁶ bytes.
+    pub(crate) mb_per_s: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
 }
@@ -43,6 +45,7 @@ impl Figures {
         };
         Self {
             requests_per_s: median(|figures| figures.requests_per_s),
+            mb_per_s: median(|figures| figures.mb_per_s),
             p50_us: median(|figures| figures.p50_us),
             p99_us: median(|figures| figures.p99_us),
         }
@@ -75,9 +78,17 @@ fn parse(printed: &str) -> Option<Figures> {
     };
     Some(Figures {
         requests_per_s: after("Requests/sec:")?.parse().ok()?,
+        mb_per_s: megabytes(after("Transfer/sec:")?)?,
         p50_us: microseconds(after("50%")?)?,
         p99_us: microseconds(after("99%")?)?,
     })
+}
+
+/// wrk's units are powers of two.
+fn megabytes(text: &str) -> Option<f64> {
+    let units = [("GB", 1073.741_824), ("MB", 1.048_576), ("KB", 0.001_024), ("B", 0.000_001)];
+    let (number, unit) = units.into_iter().find_map(|(unit, mb)| Some((text.strip_suffix(unit)?, mb)))?;
+    Some(number.trim().parse::<f64>().ok()? * unit)
 }
 
 fn microseconds(text: &str) -> Option<f64> {
@@ -94,14 +105,14 @@ mod tests {
     fn the_figures_are_found_in_what_wrk_prints() {
         let printed = "  Latency Distribution\n     50%  351.00us\n     75%  400.00us\n     99%    1.25ms\n\
                        Requests/sec:  41234.56\nTransfer/sec:      9.00MB\n";
-        let expected = Figures { requests_per_s: 41_234.56, p50_us: 351.0, p99_us: 1_250.0 };
+        let expected = Figures { requests_per_s: 41_234.56, mb_per_s: 9.0 * 1.048_576, p50_us: 351.0, p99_us: 1_250.0 };
         assert_eq!(parse(printed), Some(expected));
         assert_eq!(parse("unable to connect"), None);
     }
 
     #[test]
     fn a_median_is_taken_figure_by_figure() {
-        let figures = |n: f64| Figures { requests_per_s: n, p50_us: -n, p99_us: n };
+        let figures = |n: f64| Figures { requests_per_s: n, mb_per_s: n, p50_us: -n, p99_us: n };
         assert_eq!(Figures::median(&[figures(3.0), figures(1.0), figures(2.0)]), figures(2.0));
     }
 }
