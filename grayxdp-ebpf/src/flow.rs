@@ -200,6 +200,20 @@ impl Place {
         }
     }
 
+    /// Whether a new flow would find a place.
+    #[inline(always)]
+    pub(crate) fn has_room(&self) -> bool {
+        let mut at = 0;
+        while at < FLOW_ENTRIES_PER_BUCKET {
+            let entry = self.entry(at);
+            if self.owner(at).backend().is_none() || self.score(entry.cell.seen()) != 0 {
+                return true;
+            }
+            at += 1;
+        }
+        false
+    }
+
     /// Frees an entry that was made in vain.
     #[inline(always)]
     pub(crate) fn undo(&self, made: &Found) {

@@ -67,6 +67,7 @@ fn process(context: &XdpContext) -> u64 {
         Ok(Role::Request(id)) => process_request(context, parsed, id),
         Ok(Role::Reply(id)) => match stages::grayxdp_reply(context.ctx, parsed, id.raw().into()) {
             next::RESET => stages::grayxdp_reset_reply(context.ctx, parsed, id.raw().into()),
+            next::UNTRACKED => stages::grayxdp_untracked(context.ctx, parsed, id.raw().into()),
             outcome => outcome,
         },
         Ok(Role::Stranger) => stages::nothing(),

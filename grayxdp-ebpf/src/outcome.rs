@@ -27,6 +27,8 @@ pub(crate) mod next {
     pub(crate) const BEGIN: u64 = 1 << 8;
     /// The message is an ICMP error about a packet that a service sent.
     pub(crate) const TO_BACKEND: u64 = 2 << 8;
+    /// The packet is from a backend, and of no flow that has an entry.
+    pub(crate) const UNTRACKED: u64 = 5 << 8;
     /// The message is an ICMP error about a packet that a client sent.
     pub(crate) const TO_CLIENT: u64 = 3 << 8;
     /// The packet was left alone, for the pipeline to deal with.

@@ -10,6 +10,7 @@ use grayxdp_common::{
 };
 
 use crate::{
+    choose::{self, Newcomer},
     count,
     flow::{Found, Place, Side},
     fragment, maps,
@@ -40,7 +41,7 @@ pub(crate) fn forward(
     backend: &'static BackendEntry,
 ) -> Outcome {
     let Some(answered) = flow_of(control, id, backend, parsed.destination) else {
-        return Outcome::of(Verdict::PassedBackendNoFlow).for_backend(id);
+        return Outcome::from_raw(next::UNTRACKED);
     };
     if answered.found.seen.kind & FLOW_SEVER != 0 {
         return Outcome::from_raw(next::RESET);
@@ -49,12 +50,64 @@ pub(crate) fn forward(
         Outcome::of(Verdict::DroppedHopLimit)
     } else {
         answered.place.note(&answered.found, Side::Backend, parsed);
-        match send(context, control, parsed, &answered, id) {
+        match send(context, control, parsed, &answered.recipient(), id) {
             Ok(way) => way.outcome(),
             Err(verdict) => Outcome::of(verdict),
         }
     };
     outcome.for_service(answered.id).for_backend(id)
+}
+
+/// A packet from a backend that no entry is for. Where the flow's bucket is full of flows that must not be evicted, it may
+/// be of one that found no place: then it is, if the client's packets go to this backend by hash. Elsewhere it is a
+/// health check's or a direct connection's, and passes.
+#[inline(always)]
+pub(crate) fn untracked(
+    context: &XdpContext,
+    control: &'static Control,
+    parsed: &Parsed,
+    id: BackendId,
+    backend: &'static BackendEntry,
+) -> Outcome {
+    let passed = Outcome::of(Verdict::PassedBackendNoFlow).for_backend(id);
+    let service_id = ServiceId(u32::from(backend.service));
+    let client = parsed.destination;
+    let Some(service) = maps::service(service_id) else { return passed };
+    let Some(place) = Place::of(control, service_id, client.address, client.port) else { return passed };
+    if service.mode != MODE_NAT || place.find().is_some() || place.has_room() {
+        return passed;
+    }
+    let newcomer = Newcomer { client: client.address, client_port: client.port, dscp: 0, is_beginning: false };
+    let is_its = matches!(choose::backend_for_new_flow(service, newcomer), Ok(choice) if choice.id == id);
+    if !is_its {
+        return passed;
+    }
+    let outcome = if parsed.hop_limit <= 1 {
+        Outcome::of(Verdict::DroppedHopLimit)
+    } else {
+        let recipient = Recipient { id: service_id, service, client, now: place.now };
+        match send(context, control, parsed, &recipient, id) {
+            Ok(way) => way.outcome(),
+            Err(verdict) => Outcome::of(verdict),
+        }
+    };
+    outcome.for_service(service_id).for_backend(id)
+}
+
+/// Whom a reply goes to, and in whose name.
+#[derive(Clone, Copy)]
+struct Recipient {
+    id: ServiceId,
+    service: &'static ServiceEntry,
+    client: Endpoint,
+    now: u32,
+}
+
+impl Answered {
+    #[inline(always)]
+    fn recipient(&self) -> Recipient {
+        Recipient { id: self.id, service: self.service, client: self.client, now: self.place.now }
+    }
 }
 
 /// The flow of a packet from a backend to `peer`: the client, or in `full-nat` one of this host's sources.
@@ -115,35 +168,35 @@ fn send(
     context: &XdpContext,
     control: &Control,
     parsed: &Parsed,
-    answered: &Answered,
+    recipient: &Recipient,
     id: BackendId,
 ) -> Result<Way, Verdict> {
     let departure = Departure {
-        source: answered.service.endpoint.address,
-        destination: answered.client.address,
+        source: recipient.service.endpoint.address,
+        destination: recipient.client.address,
         ip_len: parsed.ip_len,
         traffic_class: parsed.traffic_class,
         protocol: parsed.destination.protocol,
-        now: answered.place.now,
+        now: recipient.now,
     };
     let way = route::to_client(context, control, &departure).passable()?;
     if way.verdict == Verdict::HandedTooBig && parsed.must_stay_whole {
         return too_big::answer(context, way.mtu);
     }
     if parsed.is_first_fragment {
-        remember(context, answered, id);
+        remember(context, recipient, id);
     }
     count::reply(id, parsed.ip_len);
-    rewrite(context, parsed, answered, &way).ok_or(Verdict::DroppedRewriteFailed)?;
+    rewrite(context, parsed, recipient, &way).ok_or(Verdict::DroppedRewriteFailed)?;
     Ok(way)
 }
 
 #[inline(always)]
-fn rewrite(context: &XdpContext, parsed: &Parsed, answered: &Answered, way: &Way) -> Option<()> {
+fn rewrite(context: &XdpContext, parsed: &Parsed, recipient: &Recipient, way: &Way) -> Option<()> {
     let packet = Packet::new(context);
-    rewrite::endpoint(packet, parsed, End::Source, &answered.service.endpoint)?;
-    if answered.service.mode == MODE_FULL_NAT {
-        rewrite::endpoint(packet, parsed, End::Destination, &answered.client)?;
+    rewrite::endpoint(packet, parsed, End::Source, &recipient.service.endpoint)?;
+    if recipient.service.mode == MODE_FULL_NAT {
+        rewrite::endpoint(packet, parsed, End::Destination, &recipient.client)?;
     }
     if way.is_own() {
         rewrite::hop_limit(packet, parsed.ip())?;
@@ -155,12 +208,12 @@ fn rewrite(context: &XdpContext, parsed: &Parsed, answered: &Answered, way: &Way
 /// Where the fragments that follow this one go.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "far fewer services than 2^16")]
-fn remember(context: &XdpContext, answered: &Answered, id: BackendId) {
+fn remember(context: &XdpContext, recipient: &Recipient, id: BackendId) {
     let entry = FragmentEntry {
-        source: answered.service.endpoint.address,
-        destination: answered.client.address,
+        source: recipient.service.endpoint.address,
+        destination: recipient.client.address,
         backend: id.raw(),
-        service: answered.id.0 as u16,
+        service: recipient.id.0 as u16,
         is_reply: 1,
     };
     fragment::remember(context, &entry);

@@ -97,6 +97,17 @@ pub(crate) extern "C" fn grayxdp_reply(context: *mut xdp_md, parsed: *const Pars
     reply::forward(&XdpContext::new(context), control, parsed, id, backend).raw()
 }
 
+/// A backend's packet of no flow that has an entry. Returns an [`Outcome`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_untracked(context: *mut xdp_md, parsed: *const Parsed, backend: u32) -> u64 {
+    let Some(parsed) = given(parsed) else { return nothing() };
+    #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `lib.rs` widened it")]
+    let Some(id) = BackendId::from_raw(backend as u16) else { return nothing() };
+    let (Some(control), Some(backend)) = (maps::control(), maps::backend(id)) else { return nothing() };
+    reply::untracked(&XdpContext::new(context), control, parsed, id, backend).raw()
+}
+
 /// A client's packet of a severed connection. Returns an [`Outcome`].
 #[inline(never)]
 #[unsafe(no_mangle)]

@@ -24,7 +24,8 @@ use super::{KernelError, mapped::Mapped};
 
 /// Of the least table: below, one busy bucket would turn flows away.
 const BUCKETS_MIN: u32 = 128;
-/// Half the entries stay free at the flows that the table is sized for: one flow in 25,000 then finds no place.
+/// Half the entries stay free at the flows that the table is sized for. Then one flow in about 120 finds its bucket full
+/// (measured: 8,908 of 1,048,576): it goes by hash, both ways, and is counted.
 const FLOWS_PER_BUCKET: u32 = 4;
 
 /// Byte of an entry that says of what kind the flow is.

@@ -49,7 +49,7 @@ pub(super) fn too_big(frame: &[u8], ip: &Ip, mtu: usize) -> Result {
         covered += pseudo(&bytes, ip.at, false, wire::ICMP_V6, 8 + QUOTE_LEN);
     }
     put(&mut bytes, message + 2, &checksum::right(covered).to_be_bytes());
-    Ok(Sent { verdict: Verdict::AnsweredTooBig, is_elsewhere: false, frame: bytes })
+    Ok(Sent { verdict: Verdict::AnsweredTooBig, frame: bytes })
 }
 
 /// A bare TCP header in place of a packet's: what is put into it.
@@ -169,7 +169,7 @@ fn convert(
         };
         let frame = reset.in_place_of(arrival.frame, ip);
         told(model, key, is_request, arrival.now);
-        return Ok(Sent { verdict: Verdict::AnsweredReset, is_elsewhere: false, frame });
+        return Ok(Sent { verdict: Verdict::AnsweredReset, frame });
     };
     if ip.hop_limit <= 1 {
         return Err(Verdict::DroppedHopLimit);
@@ -188,10 +188,10 @@ fn convert(
     let frame = reset.in_place_of(arrival.frame, ip);
     if way.macs.is_none() {
         // The kernel sends it, or does not: whoever it is for counts as not told yet.
-        return Ok(Sent { verdict: way.verdict, is_elsewhere: false, frame });
+        return Ok(Sent { verdict: way.verdict, frame });
     }
     told(model, key, !is_request, arrival.now);
-    Ok(Sent { verdict: Verdict::AnsweredReset, is_elsewhere: way.is_elsewhere(), frame })
+    Ok(Sent { verdict: Verdict::AnsweredReset, frame })
 }
 
 fn told(model: &mut Model, key: Key, is_client: bool, now: u32) {

@@ -73,5 +73,5 @@ pub(super) fn run(model: &mut Model, arrival: Arrival<'_>, ip: &Ip) -> Result {
         ..Change::default()
     };
     let frame = change::changed(arrival.frame, ip, false, &change);
-    Ok(Sent { verdict: way.verdict, is_elsewhere: way.is_elsewhere(), frame })
+    Ok(Sent { verdict: way.verdict, frame })
 }

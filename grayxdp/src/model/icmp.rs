@@ -59,7 +59,7 @@ fn echo(model: &Model, arrival: Arrival<'_>, ip: &Ip) -> Result {
     let mut frame = change::changed(arrival.frame, ip, false, &change);
     put(&mut frame, ip.payload, &[if ip.is_v4() { 0 } else { 129 }]);
     carry(arrival.frame, &mut frame, ip.payload + 2, &icmp_covered(ip), false);
-    Ok(Sent { verdict: Verdict::AnsweredEcho, is_elsewhere: false, frame })
+    Ok(Sent { verdict: Verdict::AnsweredEcho, frame })
 }
 
 /// The packet that is quoted; `None` where too little of it is there, or it is none of TCP or UDP.
@@ -198,5 +198,5 @@ fn sent(
         carry_transport(before, &mut frame, place, quote.source.protocol, quote.transport..ip.end);
         carry(before, &mut frame, ip.payload + 2, &icmp_covered(ip), false);
     }
-    Sent { verdict: way.verdict, is_elsewhere: way.is_elsewhere(), frame }
+    Sent { verdict: way.verdict, frame }
 }

@@ -51,7 +51,7 @@ pub const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;
 /// Out of the interface that it came in on.
 pub const XDP_TX: u32 = 3;
-/// Out of another one.
+/// Out of another one; an answer, out of any.
 pub const XDP_REDIRECT: u32 = 4;
 
 /// A packet as it arrives.
@@ -215,22 +215,20 @@ impl Model {
 /// How a packet goes on.
 struct Sent {
     verdict: Verdict,
-    /// Whether it leaves by another interface than it came in on.
-    is_elsewhere: bool,
     frame: Vec<u8>,
 }
 
 impl Sent {
     fn untouched(arrival: Arrival<'_>, verdict: Verdict) -> Self {
-        Self { verdict, is_elsewhere: false, frame: arrival.frame.to_vec() }
+        Self { verdict, frame: arrival.frame.to_vec() }
     }
 
     fn action(&self) -> u32 {
         match self.verdict {
-            Verdict::ForwardedSameInterface | Verdict::AnsweredEcho | Verdict::AnsweredTooBig => XDP_TX,
-            Verdict::AnsweredReset if self.is_elsewhere => XDP_REDIRECT,
-            Verdict::AnsweredReset => XDP_TX,
+            Verdict::ForwardedSameInterface => XDP_TX,
             Verdict::ForwardedOtherInterface => XDP_REDIRECT,
+            // Answers are redirected, too, to the device that they came in on.
+            Verdict::AnsweredEcho | Verdict::AnsweredTooBig | Verdict::AnsweredReset => XDP_REDIRECT,
             verdict if verdict.action() == Action::Drop => XDP_DROP,
             _ => XDP_PASS,
         }

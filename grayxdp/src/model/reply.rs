@@ -64,5 +64,5 @@ pub(super) fn run(model: &mut Model, arrival: Arrival<'_>, ip: &Ip, segment: &Se
         ..Change::default()
     };
     let frame = change::changed(arrival.frame, ip, true, &change);
-    Ok(Sent { verdict: way.verdict, is_elsewhere: way.is_elsewhere(), frame })
+    Ok(Sent { verdict: way.verdict, frame })
 }

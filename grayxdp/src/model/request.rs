@@ -185,7 +185,7 @@ fn send(
     let hop_limit = way.hop_limit(ip.hop_limit);
     let change = Change { source, destination, hop_limit, macs: way.macs, ..Change::default() };
     let frame = change::changed(arrival.frame, ip, true, &change);
-    Ok(Sent { verdict: way.verdict, is_elsewhere: way.is_elsewhere(), frame })
+    Ok(Sent { verdict: way.verdict, frame })
 }
 
 /// Into a tunnel: a hop whoever sends it.
@@ -199,7 +199,7 @@ pub(super) fn through_tunnel(
     let change = Change { hop_limit: Some(ip.hop_limit.wrapping_sub(1)), macs: way.macs, ..Change::default() };
     let inner = change::changed(arrival.frame, ip, false, &change);
     let frame = tunnel::wrapped(&inner, ip, backend, network, arrival.seen);
-    Sent { verdict: way.verdict, is_elsewhere: way.is_elsewhere(), frame }
+    Sent { verdict: way.verdict, frame }
 }
 
 fn count(model: &mut Model, backend: usize, ip_len: usize, passage: Passage) {

@@ -57,10 +57,6 @@ pub(super) struct Departure {
 }
 
 impl Departure {
-    pub(super) fn is_elsewhere(&self) -> bool {
-        self.verdict == Verdict::ForwardedOtherInterface
-    }
-
     /// One less where the program sends the packet itself; else the kernel sees to it.
     pub(super) fn hop_limit(&self, hop_limit: u8) -> Option<u8> {
         self.macs.map(|_| hop_limit.wrapping_sub(1))

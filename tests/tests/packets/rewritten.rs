@@ -2,9 +2,7 @@
 
 use grayxdp_common::verdict::Verdict;
 
-use crate::fixture::{
-    Frame, Kind, SERVICES, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX, backend, ip, request, with_bench,
-};
+use crate::fixture::{Frame, Kind, SERVICES, XDP_DROP, XDP_PASS, XDP_REDIRECT, backend, ip, request, with_bench};
 
 fn first_kind(service: &str) -> Kind {
     if service.starts_with("tcp") { Kind::Syn } else { Kind::Udp }
@@ -147,7 +145,7 @@ fn a_packet_larger_than_the_way_out_is_left_to_the_kernel_where_it_may_be_fragme
         assert_eq!((verdict, outcome.action), (Verdict::HandedTooBig, XDP_PASS));
         assert_eq!(outcome.packet, may_be_fragmented(Frame { destination: backend("udp4", 1), ..sent }));
         let (verdict, outcome) = bench.run(&sent.bytes());
-        assert_eq!((verdict, outcome.action), (Verdict::AnsweredTooBig, XDP_TX));
+        assert_eq!((verdict, outcome.action), (Verdict::AnsweredTooBig, XDP_REDIRECT));
         assert_eq!(outcome.packet[14..][..540][28..], sent.bytes()[14..][..512], "the quote");
         assert_eq!(
             outcome.packet[34..42],

@@ -79,8 +79,12 @@ fn a_flow_that_has_no_place_in_the_table_is_forwarded_and_counted() {
             let (_, outcome) = bench.run(&segment.bytes());
             assert_eq!(outcome.packet, segment.towards(backend("tcp4", 2)).bytes());
             assert_eq!(bench.counter("tcp4", |counters| counters.flow_misses), 1);
-            // An answer to it is none that the program knows.
-            let (verdict, _) = bench.run(&late.answer(backend("tcp4", 2), Kind::SynAck).bytes());
+            // An answer from where its packets go is its own; from elsewhere, it is none that the program knows.
+            let answer = late.answer(backend("tcp4", 2), Kind::SynAck);
+            let (verdict, outcome) = bench.run(&answer.bytes());
+            assert_eq!(verdict, Verdict::ForwardedOtherInterface);
+            assert_eq!(outcome.packet, answer.returned(late.destination).bytes());
+            let (verdict, _) = bench.run(&late.answer(backend("tcp4", 1), Kind::SynAck).bytes());
             assert_eq!(verdict, Verdict::PassedBackendNoFlow);
         },
     );
