@@ -280,8 +280,11 @@ fn each<K: AsRef<str>, V: AsRef<str>, T, const N: usize>(
     }
     Ok(())
 }
-/// Name, help and value of what is counted of a backend's flows.
-const FLOW_COUNTERS: [(&str, &str, fn(&Counters) -> u64); 7] = [
+/// A counter's name, help and value.
+type FlowCounter = (&'static str, &'static str, fn(&Counters) -> u64);
+
+/// What is counted of a backend's flows.
+const FLOW_COUNTERS: [FlowCounter; 7] = [
     ("grayxdp_new_flows", "New connections (TCP) and conversations (UDP).", |counters| counters.new_flows),
     (
         "grayxdp_flow_misses",
