@@ -68,14 +68,14 @@ impl Plan {
 /// A program under test.
 pub(crate) enum Rig {
     Lru(Lru),
-    Grayxdp(Grayxdp),
+    Grayxdp(Box<Grayxdp>),
 }
 
 impl Rig {
     pub(crate) fn new(subject: Subject) -> Result<Self> {
         let mut rig = match subject {
             Subject::Lru => Self::Lru(Lru::new(MAX_FLOWS)?),
-            _ => Self::Grayxdp(Grayxdp::new(subject, MAX_FLOWS)?),
+            _ => Self::Grayxdp(Box::new(Grayxdp::new(subject, MAX_FLOWS)?)),
         };
         for program in [rig.program(), "harness"] {
             rig::load(rig.ebpf()?, program)?;

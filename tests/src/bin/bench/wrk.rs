@@ -86,7 +86,7 @@ fn parse(printed: &str) -> Option<Figures> {
 
 /// wrk's units are powers of two.
 fn megabytes(text: &str) -> Option<f64> {
-    let units = [("GB", 1073.741_824), ("MB", 1.048_576), ("KB", 0.001_024), ("B", 0.000_001)];
+    let units = [("GB", 1_073.741_824), ("MB", 1.048_576), ("KB", 0.001_024), ("B", 0.000_001)];
     let (number, unit) = units.into_iter().find_map(|(unit, mb)| Some((text.strip_suffix(unit)?, mb)))?;
     Some(number.trim().parse::<f64>().ok()? * unit)
 }
