@@ -130,7 +130,7 @@ fn a_capture_file_is_read_by_tcpdump_and_has_the_packets() -> Result<()> {
     let bytes = fs::read(&file)?;
     let comment = b"grayxdp: forward ";
     ensure!(bytes.windows(comment.len()).filter(|window| window == comment).count() == 4, "a comment each");
-    // `cargo xtask setup` brings tcpdump; where it is missing, the unit tests' reader must do.
+    // Where tcpdump is missing, the unit tests' reader must do.
     let Ok(read) = Command::new("tcpdump").args(["-n", "-r", &path]).output() else { return Ok(()) };
     let text = String::from_utf8_lossy(&read.stdout).into_owned();
     ensure!(text.lines().count() == 4 && text.contains("Flags [S]"), "{text}{}", String::from_utf8_lossy(&read.stderr));
