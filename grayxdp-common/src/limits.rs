@@ -34,6 +34,8 @@ pub const FLOW_ENTRIES_PER_BUCKET: usize = 8;
 pub const IDLE_TICKS_MAX: u16 = 26_822;
 /// Source addresses for `full-nat`, over all services.
 pub const SOURCE_ADDRESSES_MAX: u32 = 64;
+/// Source addresses of one service.
+pub const SOURCE_ADDRESSES_PER_SERVICE_MAX: u32 = 16;
 /// Slots that are looked at for a free source port. At 90 % use, one connection in 850 is refused; at 80 %, one in a
 /// million.
 pub const SOURCE_PORT_PROBES: u32 = 64;

@@ -8,7 +8,7 @@
 use grayxdp_common::{
     ids::{Be16, ServiceId},
     layout::{Address, Control, Endpoint, FlowState, ServiceEntry, SourceSlot},
-    limits::SOURCE_PORT_PROBES,
+    limits::{SOURCE_ADDRESSES_PER_SERVICE_MAX, SOURCE_PORT_PROBES},
 };
 
 use crate::{
@@ -97,9 +97,8 @@ pub(crate) fn holder(control: &'static Control, service: &ServiceEntry, source: 
 /// The index of one of a service's source addresses.
 #[inline(always)]
 fn index_of(service: &ServiceEntry, address: Address) -> Option<u32> {
-    const ADDRESSES_PER_SERVICE_MAX: u32 = 16;
     let mut nth = 0;
-    while nth < ADDRESSES_PER_SERVICE_MAX && nth < u32::from(service.source_count) {
+    while nth < SOURCE_ADDRESSES_PER_SERVICE_MAX && nth < u32::from(service.source_count) {
         let index = u32::from(service.source_first) + nth;
         if maps::source_address(index).is_some_and(|own| own.is(&address)) {
             return Some(index);

@@ -126,7 +126,7 @@ pub struct ServiceConfig {
     pub pins: Vec<Pin>,
     /// What becomes of new connections to a version without a live backend.
     pub when_empty: WhenEmpty,
-    /// Slots of the tables that spread new connections over a version's backends: one of [`MAGLEV_SLOTS`].
+    /// Slots of the tables that spread new connections over a version's backends: one of [`grayxdp_common::limits::MAGLEV_SIZES`].
     pub maglev_slots: u32,
     /// The running version's backends.
     pub v1: Pool,
@@ -141,10 +141,6 @@ pub struct ServiceConfig {
     /// How the backends are checked; `None` if they are not.
     pub health: Option<HealthCheck>,
 }
-
-/// Sizes that the tables of backends may have, in slots; primes. About 100 slots a backend keep each backend's share
-/// within 1 % of its weight; larger tables cost more cache.
-pub const MAGLEV_SLOTS: [u32; 4] = [1021, 4093, 16_381, 65_537];
 
 impl ServiceConfig {
     /// Its shards.

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, ops::Range};
 
+use grayxdp_common::limits::SOURCE_ADDRESSES_PER_SERVICE_MAX;
 use toml::{Spanned, de::DeValue};
 
 use super::{
@@ -17,7 +18,6 @@ pub(super) const KEYS: [(&str, ModeKind); 3] =
 
 const OUTER_SOURCE_DEFAULT: &str = "172.16.0.0/16";
 const OUTER_SOURCE_V6_DEFAULT: &str = "fd00:6774::/64";
-const SOURCE_ADDRESSES_MAX: usize = 16;
 
 /// How packets reach the backends.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -99,9 +99,13 @@ pub(super) fn read(section: &Section<'_>, kind: Option<ModeKind>, vip: Option<Ip
 /// `None` after a problem was noted.
 fn source_addresses(item: &Item<'_>, example: &str, vip: Option<IpAddr>) -> Option<Vec<IpAddr>> {
     let elements = item.elements("source address", example)?;
-    if elements.len() > SOURCE_ADDRESSES_MAX {
+    if elements.len() > SOURCE_ADDRESSES_PER_SERVICE_MAX as usize {
         item.note(
-            format!("{} has {} addresses: at most {SOURCE_ADDRESSES_MAX} are possible", item.what(), elements.len()),
+            format!(
+                "{} has {} addresses: at most {SOURCE_ADDRESSES_PER_SERVICE_MAX} are possible",
+                item.what(),
+                elements.len()
+            ),
             "remove some: each address is good for as many connections to each backend as there are `source_ports`",
         );
     }

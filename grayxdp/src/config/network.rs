@@ -4,7 +4,7 @@ mod sources;
 
 use std::{collections::HashMap, net::SocketAddr, ops::Range};
 
-use grayxdp_common::limits::{BACKENDS_MAX, SERVICES_MAX};
+use grayxdp_common::limits::{BACKENDS_MAX, NETWORKS_MAX, SERVICES_MAX};
 use toml::Spanned;
 
 use super::{
@@ -13,9 +13,6 @@ use super::{
     service::{RawBackend, RawService},
 };
 use crate::{cidr::family, decide::shards::Sharding};
-
-/// Networks of shards and of pins, over all services: what the kernel's maps have room for.
-const NETWORKS_MAX: usize = 65_536;
 
 /// Notes what is wrong between services, and between a service and its backends.
 pub(super) fn check(problems: &Problems<'_>, services: &[RawService]) {
@@ -83,7 +80,7 @@ fn check_networks(problems: &Problems<'_>, services: &[RawService]) {
         };
         let pins = service.pins.as_ref().map_or(0, Vec::len);
         sum += ranges + pins;
-        if sum > NETWORKS_MAX {
+        if sum > NETWORKS_MAX as usize {
             problems.note(
                 span(service),
                 format!("{sum} networks in shards and pins of all services: at most {NETWORKS_MAX} are possible"),

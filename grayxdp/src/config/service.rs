@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use grayxdp_common::limits::BACKENDS_PER_VERSION_MAX;
+use grayxdp_common::limits::{BACKENDS_PER_VERSION_MAX, MAGLEV_SIZES, MAGLEV_SLOTS};
 use sha2::{Digest as _, Sha256};
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    Backend, HealthCheck, Key, MAGLEV_SLOTS, ModeKind, Pool, Protocol, ServiceConfig, Timeouts, WhenEmpty, health,
+    Backend, HealthCheck, Key, ModeKind, Pool, Protocol, ServiceConfig, Timeouts, WhenEmpty, health,
     mode::{self, RawMode},
     pins, release,
     section::{Item, Section},
@@ -48,7 +48,6 @@ pub(super) const KEYS: &[&str] = &[
 const MODE_DEFAULT: ModeKind = ModeKind::Nat;
 const KEY_DEFAULT: Key = Key::SourceIp;
 const WHEN_EMPTY_DEFAULT: WhenEmpty = WhenEmpty::OtherVersion;
-const MAGLEV_SLOTS_DEFAULT: u32 = 4093;
 /// A backend's share among its version's backends where nobody says another.
 pub const BACKEND_WEIGHT_DEFAULT: u32 = 1;
 /// The largest share.
@@ -108,7 +107,7 @@ pub(super) fn read(section: &Section<'_>) -> RawService {
         canary_port: section.or("canary_port", None, |value| value::port(value).map(Some)),
         pins: pins::read(section, vip_address),
         when_empty: section.or("when_empty", WHEN_EMPTY_DEFAULT, |value| value::choice(value, &answers)),
-        maglev_slots: section.or("maglev_slots", MAGLEV_SLOTS_DEFAULT, |value| value::one_of(value, &MAGLEV_SLOTS)),
+        maglev_slots: section.or("maglev_slots", MAGLEV_SLOTS, |value| value::one_of(value, &MAGLEV_SIZES)),
         v1: pool(section, "v1", ports),
         v2: pool(section, "v2", ports),
         release: match section.optional_item("release") {

@@ -2,11 +2,10 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
+use grayxdp_common::limits::SOURCE_ADDRESSES_MAX;
+
 use super::title;
 use crate::config::{Mode, problems::Problems, service::RawService};
-
-/// Source addresses over all services: what the kernel's maps have room for.
-const SOURCE_ADDRESSES_MAX: usize = 64;
 
 pub(super) fn check(problems: &Problems<'_>, services: &[RawService]) {
     let mut lists: Vec<(&[IpAddr], String)> = Vec::new();
@@ -32,7 +31,7 @@ pub(super) fn check(problems: &Problems<'_>, services: &[RawService]) {
         }
         lists.push((source_addresses, title(service)));
         let all: HashSet<_> = lists.iter().flat_map(|(list, _)| list.iter()).collect();
-        if all.len() > SOURCE_ADDRESSES_MAX {
+        if all.len() > SOURCE_ADDRESSES_MAX as usize {
             problems.note(
                 span(),
                 format!(
