@@ -6,6 +6,7 @@
 
 pub mod csum;
 pub mod hash;
+pub mod histogram;
 pub mod ids;
 pub mod layout;
 pub mod limits;
