@@ -94,6 +94,14 @@ impl Weights {
         }
     }
 
+    /// The highest of all.
+    pub fn highest(&self) -> Weight {
+        match &self.0 {
+            Inner::Equal(weight) => *weight,
+            Inner::Differing(weights) => weights.iter().max().copied().unwrap_or_default(),
+        }
+    }
+
     /// Shard by shard, the lower of both.
     #[must_use]
     pub fn min(&self, other: &Self) -> Self {
