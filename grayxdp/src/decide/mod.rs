@@ -4,6 +4,7 @@ pub mod controller;
 pub mod evidence;
 pub mod explain;
 pub mod health;
+pub mod judge;
 pub mod maglev;
 pub mod owners;
 pub mod pin;
