@@ -166,9 +166,9 @@ impl<K: Kernel> Agent<K> {
     pub(super) fn command(&mut self, command: &Command, now: Instant) -> Result<ServiceStatus, AnswerError> {
         // Up to this moment the release was what it was.
         self.advance(now);
-        let cause = Cause { event: command.name, actor: &command.actor };
+        let cause = Cause::new(command.name, &command.actor);
         let done = match &command.deed {
-            Deed::Release(event) => self.releases.command(&command.service, *event, cause),
+            Deed::Release(event) => self.releases.command(&command.service, event.clone(), cause),
             Deed::SetShardWeight { shard, weight } => {
                 self.releases.set_shard_weight(&command.service, shard, *weight, cause)
             }
@@ -196,7 +196,7 @@ impl<K: Kernel> Agent<K> {
         self.has_next_hops = false;
         self.lend();
         self.tracer.stop(self.releases.kernel_mut());
-        let (kernel, stored) = self.releases.close(Cause { event, actor });
+        let (kernel, stored) = self.releases.close(Cause::new(event, actor));
         if let Err(error) = stored {
             tracing::error!("state_not_stored {error}");
         }

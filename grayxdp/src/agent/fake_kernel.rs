@@ -17,7 +17,10 @@ use grayxdp_common::{
 use super::{insight::Insight, kernel::Kernel, next_hops::Snapshot, trace::TraceSource};
 use crate::{
     config::Config,
-    decide::{explain::Explanation, pin::Pin, settings::BackendSetting, weights::Weights},
+    decide::{
+        evidence::Evidence, explain::Explanation, pin::Pin, settings::BackendSetting, signals::ServiceSignals,
+        weights::Weights,
+    },
     kernel::{BackendReading, Flow, FlowReading, KernelError, Traced},
 };
 
@@ -93,6 +96,10 @@ pub(super) struct FakeKernel {
     pub(super) fails_to_set: bool,
     /// The agent dies (by a panic, which a test catches) at the next write.
     pub(super) dies: Option<Dies>,
+    /// What every look at the signals finds; `None` where they cannot be read.
+    pub(super) signals: Option<Vec<ServiceSignals>>,
+    /// Fuses that have blown, and of which nobody has heard yet.
+    pub(super) blown: Vec<(usize, Evidence)>,
     /// Every weight that was ever written, by service.
     pub(super) written: Vec<(usize, Weights)>,
     /// What is traced: one packet in so many, of which service.
@@ -119,6 +126,8 @@ impl FakeKernel {
             fails_to_lower: false,
             fails_to_set: false,
             dies: None,
+            signals: Some(Vec::new()),
+            blown: Vec::new(),
             written: Vec::new(),
             trace: (0, None),
             events: Rc::default(),
@@ -246,6 +255,14 @@ impl Kernel for FakeKernel {
 
     fn found_down(&self, service: usize) -> Vec<SocketAddr> {
         self.down.iter().filter(|(of, _)| *of == service).map(|(_, address)| *address).collect()
+    }
+
+    fn signals(&mut self) -> Result<Vec<ServiceSignals>, KernelError> {
+        self.signals.clone().ok_or_else(|| refusal("read signals"))
+    }
+
+    fn blown_fuses(&mut self) -> Vec<(usize, Evidence)> {
+        std::mem::take(&mut self.blown)
     }
 
     fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError> {

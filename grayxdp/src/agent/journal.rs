@@ -7,10 +7,10 @@
 
 use std::{
     collections::VecDeque,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use crate::store::{Entry, HistoryEvent, Store, StoreError, StoredRelease};
+use crate::store::{Asked, Entry, Recorded, Store, StoreError, StoredRelease};
 
 /// Entries that wait while the disk cannot be written; beyond that the oldest go.
 const WAITING_MAX: usize = 1000;
@@ -50,11 +50,26 @@ impl Journal {
         written
     }
 
+    pub(super) fn analysis(&self, service: &str) -> Result<Option<String>, StoreError> {
+        self.store.analysis(service)
+    }
+
+    pub(super) fn decisions(&self, asked: Asked<'_>) -> Result<Vec<Recorded>, StoreError> {
+        self.store.decisions(asked)
+    }
+
     /// Writes after the deed; what cannot be written now waits.
     pub(super) fn write(&mut self, entry: Entry) {
-        // Of moments that only passed the last one is enough.
-        self.waiting.retain(|waiting| waiting.event.is_some() || waiting.service != entry.service);
-        self.waiting.push_back(entry);
+        self.write_all(vec![entry]);
+    }
+
+    /// The same, all in one transaction.
+    pub(super) fn write_all(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            // Of moments that only passed the last one is enough.
+            self.waiting.retain(|waiting| waiting.decision.is_some() || waiting.service != entry.service);
+            self.waiting.push_back(entry);
+        }
         while self.waiting.len() > WAITING_MAX {
             self.waiting.pop_front();
         }
@@ -85,7 +100,7 @@ impl Journal {
 
     /// Why what has happened to this service is not stored yet; `None` if it is.
     pub(super) fn fault_for(&self, service: &str) -> Option<&str> {
-        let waits = self.waiting.iter().any(|entry| entry.service == service && entry.event.is_some());
+        let waits = self.waiting.iter().any(|entry| entry.service == service && entry.decision.is_some());
         self.fault().filter(|_| waits)
     }
 
@@ -110,9 +125,4 @@ impl Journal {
         }
         written
     }
-}
-
-/// An entry made now.
-pub(super) fn entry(service: &str, stored: StoredRelease, event: Option<HistoryEvent>) -> Entry {
-    Entry { service: service.to_owned(), stored, at: SystemTime::now(), event }
 }

@@ -19,7 +19,9 @@ use super::{
 };
 use crate::{
     decide::{
+        evidence::Evidence,
         pin::Pin,
+        signals::ServiceSignals,
         settings::{BackendSetting, BackendState},
         weights::Weights,
     },
@@ -51,6 +53,10 @@ pub(super) trait Kernel: Insight {
     fn lease_hops(&mut self, time: Duration);
     /// See [`DataPlane::found_down`].
     fn found_down(&self, service: usize) -> Vec<SocketAddr>;
+    /// What was counted of each service since its counters were made; a service of which nothing is counted is left out.
+    fn signals(&mut self) -> Result<Vec<ServiceSignals>, KernelError>;
+    /// Services whose fuse has blown since this was asked last, and the figures by which it did.
+    fn blown_fuses(&mut self) -> Vec<(usize, Evidence)>;
     /// See [`DataPlane::backend_readings`].
     fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError>;
     /// See [`DataPlane::verdict_counts`].
@@ -114,6 +120,16 @@ impl Kernel for DataPlane {
 
     fn found_down(&self, service: usize) -> Vec<SocketAddr> {
         self.found_down(service)
+    }
+
+    // The packet program counts no signals yet: there is nothing to judge on, and releases go by their schedules.
+    fn signals(&mut self) -> Result<Vec<ServiceSignals>, KernelError> {
+        Ok(Vec::new())
+    }
+
+    // Nor has it a fuse.
+    fn blown_fuses(&mut self) -> Vec<(usize, Evidence)> {
+        Vec::new()
     }
 
     fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError> {

@@ -3,6 +3,7 @@
 //! It decides nothing: what becomes of a release is decided in `decide/`, what becomes of a packet in the kernel. When it
 //! ends, however it ends, pins and links stay and traffic goes on at the weights that the kernel has.
 
+mod analysis;
 mod answers;
 mod api;
 mod explain;

@@ -7,8 +7,13 @@ mod error;
 mod health;
 mod settings;
 mod take_over;
+mod time;
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use grayxdp_common::weight::Weight;
 
@@ -17,33 +22,43 @@ pub(super) use self::{
     health::then,
     settings::{Change, applied},
 };
-use super::{
-    journal::{self, Journal},
-    kernel::Kernel,
-};
+use self::time::Looks;
+use super::{analysis::Analysis, journal::Journal, kernel::Kernel};
 use crate::{
     config::{OnRollback, ServiceConfig},
     decide::{
-        controller::{self, Event, Release, State},
+        controller::{self, Decision, Event, Release, Rule, State},
+        evidence::{Evidence, Judgement},
         settings::Settings,
         weights::Weights,
     },
-    store::{Entry, HistoryEvent, Store, StoreError, StoredRelease},
+    store::{Asked, Entry, Recorded, Store, StoreError, StoredRelease},
 };
 
-/// While a release progresses its schedule time is stored at least this often.
-const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// How long to wait before a change that failed is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Who or what is behind a change, for the history.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cause<'a> {
-    pub(super) event: &'a str,
-    pub(super) actor: &'a str,
+    event: &'a str,
+    actor: &'a str,
+    /// By which rule, where it is not what the release says of itself.
+    rule: Option<Rule>,
+    /// The figures that it rests on.
+    evidence: Option<&'a Evidence>,
 }
 
-const SCHEDULE: Cause<'static> = Cause { event: "weight_changed", actor: "schedule" };
+impl<'a> Cause<'a> {
+    pub(super) const fn new(event: &'a str, actor: &'a str) -> Self {
+        Self { event, actor, rule: None, evidence: None }
+    }
+
+    /// By another rule than that which the release says of itself.
+    const fn by(self, rule: Rule) -> Self {
+        Self { rule: Some(rule), ..self }
+    }
+}
 
 /// The release of one service.
 #[derive(Debug)]
@@ -59,8 +74,10 @@ struct Standing {
     down: BTreeSet<SocketAddr>,
     /// The kernel does not know yet who is down.
     health_behind: bool,
-    /// Schedule time when it was last stored.
-    saved_at: Duration,
+    /// What the judge has seen of it.
+    analysis: Analysis,
+    /// For how long nothing of what has passed was stored.
+    unsaved: Duration,
     /// The kernel may have more than is wanted: a write to it failed.
     kernel_behind: bool,
     /// Until a change that failed is tried again.
@@ -78,69 +95,25 @@ pub(super) struct Releases<K> {
     standings: Vec<Standing>,
     journal: Journal,
     kernel: K,
+    looks: Looks,
 }
 
 impl<K: Kernel> Releases<K> {
     /// Of these services, steered by this kernel. Call [`Self::take_over`] next.
     pub(super) fn new(services: Vec<ServiceConfig>, kernel: K, store: Store) -> Self {
-        Self { standings: Vec::with_capacity(services.len()), services, journal: Journal::new(store), kernel }
-    }
-
-    /// Lets time pass for all releases.
-    pub(super) fn advance(&mut self, passed: Duration) {
-        self.journal.retry(passed);
-        for index in 0..self.services.len() {
-            self.advance_one(index, passed);
-        }
-    }
-
-    fn advance_one(&mut self, index: usize, passed: Duration) {
-        let standing = &mut self.standings[index];
-        standing.retry_in = standing.retry_in.saturating_sub(passed);
-        if !standing.retry_in.is_zero() {
-            return;
-        }
-        if standing.kernel_behind {
-            self.lower_again(index);
-        } else if standing.severs_again {
-            standing.severs_again = false;
-            // Whatever has been started since is not to be severed.
-            if standing.release.state == State::RolledBack
-                && let Err(error) = self.sever_once(index)
-            {
-                self.complain(index, &error);
-            }
-        }
-        if self.standings[index].health_behind {
-            self.bring_health(index);
-        }
-        let (service, release) = (&self.services[index], &self.standings[index].release);
-        if release.state != State::Progressing {
-            return;
-        }
-        let Ok(next) = controller::step(service.plan(), release, Event::Elapsed(passed)) else { return };
-        if next.weights != release.weights || next.state != release.state {
-            match self.apply(index, next, SCHEDULE) {
-                Ok(()) => self.standings[index].complaint = None,
-                Err(error) => self.complain(index, &error),
-            }
-            return;
-        }
-        let standing = &mut self.standings[index];
-        standing.release = next;
-        if standing.release.schedule_time.saturating_sub(standing.saved_at) >= SAVE_EVERY {
-            self.save(index);
-        }
+        let standings = Vec::with_capacity(services.len());
+        Self { standings, services, journal: Journal::new(store), kernel, looks: Looks::default() }
     }
 
     /// Carries a command out. When this returns, the kernel has the weights.
     pub(super) fn command(&mut self, name: &str, command: Event, cause: Cause<'_>) -> Result<usize, CommandError> {
         let index = self.index(name)?;
-        let next = controller::step(self.services[index].plan(), self.release(index), command)
+        let rolls_back = command == Event::Rollback;
+        let next = controller::step(self.services[index].terms(), self.release(index), command)
             .map_err(|refusal| CommandError::Refused { service: name.to_owned(), refusal })?;
         self.standings[index].retry_in = Duration::ZERO;
         self.apply(index, next, cause)?;
-        if command == Event::Rollback {
+        if rolls_back {
             self.sever(index)?;
         }
         Ok(index)
@@ -194,6 +167,10 @@ impl<K: Kernel> Releases<K> {
 
     fn apply(&mut self, index: usize, next: Release, cause: Cause<'_>) -> Result<(), CommandError> {
         let (before, after) = (self.release(index).clone(), next.clone());
+        if controller::needs_new_evidence(&before, &next) {
+            self.standings[index].analysis.begin_anew(&next.weights);
+            self.looks.at_once();
+        }
         let applied = if exposes_more(&before, &next) {
             self.raise(index, next, cause)
         } else if next.weights.at_most(&before.weights) {
@@ -223,7 +200,7 @@ impl<K: Kernel> Releases<K> {
         if raises && let Err(source) = self.kernel.set_weights(index, &next.weights) {
             // Some shards may have it already.
             self.standings[index].kernel_behind = self.kernel.set_weights(index, &before.weights).is_err();
-            let kept = Cause { event: "weight_kept", actor: "agent" };
+            let kept = Cause::new("weight_kept", "agent").by(Rule::Agent);
             let entry = self.entry(index, &before, &before, Some(kept));
             self.journal.write(entry);
             return Err(CommandError::NotRaised { service, weights: before.weights, source: Box::new(source) });
@@ -244,6 +221,7 @@ impl<K: Kernel> Releases<K> {
         let writes = next.weights != before.weights || next.weights == Weights::ZERO || standing.kernel_behind;
         let written = if writes { self.kernel.set_weights(index, &next.weights) } else { Ok(()) };
         self.standings[index].kernel_behind = written.is_err();
+        let next = if written.is_err() { self.told(index, next, Event::WeightsRefused) } else { next };
         let weights = next.weights.clone();
         let entry = self.entry(index, &next, &before, Some(cause));
         self.journal.write(entry);
@@ -255,6 +233,11 @@ impl<K: Kernel> Releases<K> {
         })
     }
 
+    /// What becomes of a release by what the kernel says, which no state refuses.
+    fn told(&self, index: usize, release: Release, event: Event) -> Release {
+        controller::step(self.services[index].terms(), &release, event).unwrap_or(release)
+    }
+
     fn lower_again(&mut self, index: usize) {
         let weights = self.release(index).weights.clone();
         let service = self.services[index].name.clone();
@@ -262,8 +245,17 @@ impl<K: Kernel> Releases<K> {
             Ok(()) => {
                 self.standings[index].kernel_behind = false;
                 tracing::info!(service, %weights, "weight_lowered");
-                let severs = self.release(index).state == State::RolledBack;
-                if severs { self.sever(index) } else { Ok(()) }
+                let before = self.release(index).clone();
+                let after = self.told(index, before.clone(), Event::WeightsTaken);
+                if after == before {
+                    return self.standings[index].complaint = None;
+                }
+                let taken = Cause::new("weight_lowered", "agent");
+                let entry = self.entry(index, &after, &before, Some(taken));
+                self.journal.write(entry);
+                log_change(&service, &before, &after, taken);
+                self.take(index, after);
+                self.sever(index)
             }
             Err(source) => Err(CommandError::NotLowered { service, weights, source: Box::new(source) }),
         };
@@ -286,15 +278,16 @@ impl<K: Kernel> Releases<K> {
 
     fn take(&mut self, index: usize, next: Release) {
         let standing = &mut self.standings[index];
-        standing.saved_at = next.schedule_time;
+        standing.unsaved = Duration::ZERO;
+        standing.analysis.weights_changed(&next.weights);
         standing.release = next;
     }
 
     fn save(&mut self, index: usize) {
-        let entry = self.entry(index, self.release(index), self.release(index), None);
+        let release = self.release(index).clone();
+        let entry = self.entry(index, &release, &release, None);
         self.journal.write(entry);
-        let standing = &mut self.standings[index];
-        standing.saved_at = standing.release.schedule_time;
+        self.standings[index].unsaved = Duration::ZERO;
     }
 
     /// Gives the kernel back, with nothing stored.
@@ -304,9 +297,10 @@ impl<K: Kernel> Releases<K> {
 
     /// Stores where all stand. Weights, pins and links stay as they are.
     pub(super) fn close(mut self, cause: Cause<'_>) -> (K, Result<(), StoreError>) {
+        let rule = if cause.actor == "agent" { Rule::Agent } else { Rule::Command };
         for index in 0..self.services.len() {
-            let release = self.release(index);
-            let entry = self.entry(index, release, release, Some(cause));
+            let release = self.release(index).clone();
+            let entry = self.entry(index, &release, &release, Some(cause.by(rule)));
             self.journal.write(entry);
         }
         let closed = self.journal.close();
@@ -348,16 +342,34 @@ impl<K: Kernel> Releases<K> {
         ))
     }
 
-    fn entry(&self, index: usize, release: &Release, before: &Release, cause: Option<Cause<'_>>) -> Entry {
-        let event = cause.map(|cause| HistoryEvent {
+    /// What the judge said last of a release; `None` where there is none to judge.
+    pub(super) fn judgement(&self, index: usize) -> Option<&Judgement> {
+        let standing = &self.standings[index];
+        let is_judged = controller::is_judged(&self.services[index].policy, &standing.release);
+        // What ended a release is what people want to know of it.
+        standing.analysis.judgement().filter(|_| is_judged || standing.release.rule == Rule::Harm)
+    }
+
+    /// What was decided, the latest first.
+    pub(super) fn decisions(&self, asked: Asked<'_>) -> Result<Vec<Recorded>, StoreError> {
+        self.journal.decisions(asked)
+    }
+
+    /// An entry made now, with what the judge has seen since the last one.
+    fn entry(&mut self, index: usize, release: &Release, before: &Release, cause: Option<Cause<'_>>) -> Entry {
+        let decision = cause.map(|cause| Decision {
             event: cause.event.to_owned(),
             from: before.weights.mean(),
             to: release.weights.mean(),
-            state: release.state.name().to_owned(),
+            state: release.state,
+            rule: cause.rule.unwrap_or(release.rule),
+            evidence: cause.evidence.cloned(),
             reason: release.reason.clone(),
             actor: cause.actor.to_owned(),
         });
-        let Standing { schedule_text, shards_text, canary, settings, .. } = &self.standings[index];
+        let standing = &mut self.standings[index];
+        let analysis = standing.analysis.to_save();
+        let Standing { schedule_text, shards_text, canary, settings, .. } = standing;
         let stored = StoredRelease {
             release: release.clone(),
             schedule: schedule_text.clone(),
@@ -366,7 +378,7 @@ impl<K: Kernel> Releases<K> {
             raised_from: None,
             settings: settings.clone(),
         };
-        journal::entry(&self.services[index].name, stored, event)
+        Entry { service: self.services[index].name.clone(), stored, at: SystemTime::now(), decision, analysis }
     }
 }
 
@@ -377,7 +389,7 @@ fn exposes_more(before: &Release, after: &Release) -> bool {
 }
 
 fn log_change(service: &str, before: &Release, after: &Release, cause: Cause<'_>) {
-    let Cause { event, actor } = cause;
+    let Cause { event, actor, .. } = cause;
     if before.weights != after.weights {
         tracing::info!(service, from = %before.weights, to = %after.weights, reason = after.reason, event, actor, "weight_changed");
     }

@@ -8,6 +8,7 @@ mod health;
 mod mode;
 mod network;
 mod pins;
+mod policy;
 mod problems;
 mod release;
 mod section;
@@ -36,6 +37,7 @@ use self::{
     service::RawService,
 };
 use crate::decide::{
+    controller::{Policy, Terms},
     pin::Pin,
     plan::{Order, Plan},
     schedule::Schedule,
@@ -44,7 +46,7 @@ use crate::decide::{
 };
 
 /// All that a config file says.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Config {
     /// The agent's own settings.
     pub agent: AgentConfig,
@@ -98,7 +100,7 @@ pub enum XdpMode {
 }
 
 /// A service and its release.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct ServiceConfig {
     /// Unique; lower-case letters, digits and hyphens.
     pub name: String,
@@ -138,6 +140,8 @@ pub struct ServiceConfig {
     pub order: Order,
     /// What a rollback does to v2's open connections.
     pub on_rollback: OnRollback,
+    /// What stops, ends and undoes its release beside the schedule.
+    pub policy: Policy,
     /// How the backends are checked; `None` if they are not.
     pub health: Option<HealthCheck>,
 }
@@ -151,6 +155,11 @@ impl ServiceConfig {
     /// Its schedule, for all of its shards.
     pub fn plan(&self) -> Plan<'_> {
         Plan { schedule: &self.schedule, order: self.order, shards: self.shards() }
+    }
+
+    /// What its release goes by.
+    pub fn terms(&self) -> Terms<'_> {
+        Terms { plan: self.plan(), policy: &self.policy }
     }
 
     /// All backends, v1's first.

@@ -4,7 +4,8 @@ use grayxdp_common::weight::Weight;
 use toml::Spanned;
 
 use super::{
-    OnRollback,
+    OnRollback, policy,
+    policy::RawPolicy,
     section::{Item, Section, list},
     value,
 };
@@ -13,7 +14,19 @@ use crate::decide::{
     schedule::{Growth, Schedule},
 };
 
-pub(super) const KEYS: &[&str] = &["schedule", "order", "on_rollback"];
+pub(super) const KEYS: &[&str] = &[
+    "schedule",
+    "order",
+    "on_rollback",
+    "analysis",
+    "hold",
+    "max_step",
+    "gates",
+    "promote_after",
+    "progress_deadline",
+    "on_deadline",
+    "rollback_window",
+];
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -39,11 +52,17 @@ pub(super) struct Release {
     pub(super) schedule: Schedule,
     pub(super) order: Order,
     pub(super) on_rollback: OnRollback,
+    pub(super) policy: RawPolicy,
 }
 
 impl Default for Release {
     fn default() -> Self {
-        Self { schedule: Schedule::Manual, order: Order::Together, on_rollback: OnRollback::Keep }
+        Self {
+            schedule: Schedule::Manual,
+            order: Order::Together,
+            on_rollback: OnRollback::Keep,
+            policy: RawPolicy::default(),
+        }
     }
 }
 
@@ -55,6 +74,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<Release> {
     let order = section.or("order", default.order, |value| value::choice(value, &orders));
     let choices = [OnRollback::Keep, OnRollback::Sever].map(|choice| (choice.name(), choice));
     let on_rollback = section.or("on_rollback", default.on_rollback, |value| value::choice(value, &choices));
+    let policy = policy::read(section, schedule.as_ref());
     let (schedule, order) = (schedule?, order?.into_inner());
     if (&schedule, order) == (&Schedule::Manual, Order::OneByOne) {
         section.optional_item("order")?.note(
@@ -63,7 +83,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<Release> {
         );
         return None;
     }
-    Some(Release { schedule, order, on_rollback: on_rollback?.into_inner() })
+    Some(Release { schedule, order, on_rollback: on_rollback?.into_inner(), policy: policy? })
 }
 
 /// `None` after a problem was noted.

@@ -209,6 +209,7 @@ impl RawService {
         let name = self.name?.into_inner();
         let (sharding, shard_count) = self.sharding?;
         let release = self.release?;
+        let key = self.key?.into_inner();
         Some(ServiceConfig {
             hash_key: hash_key(&name, &self.hash_seed?.into_inner()),
             name,
@@ -216,7 +217,7 @@ impl RawService {
             port: self.port?.into_inner(),
             protocol: self.protocol?.into_inner(),
             mode: self.mode?.mode,
-            key: self.key?.into_inner(),
+            key,
             sharding,
             shard_count,
             udp_idle: self.udp_idle?.into_inner().unwrap_or(timeouts.udp),
@@ -229,6 +230,7 @@ impl RawService {
             schedule: release.schedule,
             order: release.order,
             on_rollback: release.on_rollback,
+            policy: release.policy.with_key(key),
             health: self.health?,
         })
     }

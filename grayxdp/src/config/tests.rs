@@ -3,7 +3,10 @@
 use grayxdp_common::weight::Weight;
 
 use super::*;
-use crate::decide::schedule::{Growth, Millionths};
+use crate::decide::{
+    controller::Analysis,
+    schedule::{Growth, Millionths},
+};
 
 /// The example of the documentation.
 const EXAMPLE: &str = r#"
@@ -92,6 +95,11 @@ fn the_example_means_this() {
         },
         order: Order::Together,
         on_rollback: OnRollback::Keep,
+        policy: Policy {
+            analysis: Analysis { enabled: true, ..Policy::bare().analysis },
+            rollback_window: Duration::from_secs(600),
+            ..Policy::bare()
+        },
         health: None,
     };
     let agent = AgentConfig {

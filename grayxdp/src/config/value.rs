@@ -120,6 +120,23 @@ fn millionths(value: &DeValue<'_>, range: RangeInclusive<f64>) -> Option<Million
     Some(Millionths(millionths))
 }
 
+/// A number within a range, with or without a point.
+pub(super) fn real(value: &DeValue<'_>, range: RangeInclusive<f64>, example: &str) -> Result<f64, Wrong> {
+    number(value).filter(|number| range.contains(number)).ok_or_else(|| {
+        let expected = format!("a number from {} to {}", range.start(), range.end());
+        Wrong::new(expected, format!("write a number such as {example}, no quotes"))
+    })
+}
+
+/// How many times as fast something may go.
+pub(super) fn speed(value: &DeValue<'_>) -> Result<Millionths, Wrong> {
+    millionths(value, 1.0..=100.0).ok_or_else(|| Wrong::new("a factor from 1 to 100", "write 2 to go twice as fast"))
+}
+
+pub(super) fn boolean(value: &DeValue<'_>) -> Result<bool, Wrong> {
+    value.as_bool().ok_or_else(|| Wrong::new("true or false", "write `true` or `false`, no quotes"))
+}
+
 fn number(value: &DeValue<'_>) -> Option<f64> {
     match value {
         DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().parse().ok(),
@@ -135,6 +152,15 @@ pub(super) fn period(value: &DeValue<'_>) -> Result<Duration, Wrong> {
         return Ok(period);
     }
     Err(Wrong::new("a duration from 10ms to 365days", "write a duration such as \"30s\" or \"5m\""))
+}
+
+/// A length of time that may be none.
+pub(super) fn length(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+    let length = duration(value)?;
+    if length <= PERIOD_MAX {
+        return Ok(length);
+    }
+    Err(Wrong::new("a duration of at most 365days", "write a duration such as \"30s\" or \"5m\""))
 }
 
 /// How long a flow may be idle.

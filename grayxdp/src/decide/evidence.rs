@@ -2,8 +2,10 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
+use serde::{Deserialize, Serialize, Serializer};
+
 /// The figures behind one judgement. Kept with every decision, printed with every event.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Evidence {
     /// What was compared: `errors`, `latency`, `saturation`, `share`, `max_error_rate`, the name of a metric …
     pub signal: String,
@@ -20,13 +22,30 @@ pub struct Evidence {
     /// v2's rate over v1's; `None` where it is undefined.
     pub ratio: Option<f64>,
     /// Where that ratio lies, at any time, at the confidence of the false-alarm budget.
+    #[serde(serialize_with = "finite_interval")]
     pub interval: Option<(f64, f64)>,
     /// The evidence against the null hypothesis; or the value that was measured, for a limit.
+    #[serde(serialize_with = "finite")]
     pub value: f64,
     /// What `value` must not reach.
+    #[serde(serialize_with = "finite")]
     pub limit: f64,
     /// The backend that stands out among its version's, if one does.
     pub backend: Option<SocketAddr>,
+}
+
+/// JSON has no infinity: the largest number stands for it.
+fn finite<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(clamped(*value))
+}
+
+fn finite_interval<S: Serializer>(interval: &Option<(f64, f64)>, serializer: S) -> Result<S::Ok, S::Error> {
+    interval.map(|(low, high)| (clamped(low), clamped(high))).serialize(serializer)
+}
+
+/// What is no number at all says nothing, in favour of nobody.
+fn clamped(value: f64) -> f64 {
+    if value.is_nan() { 0.0 } else { value.clamp(-f64::MAX, f64::MAX) }
 }
 
 impl fmt::Display for Evidence {
@@ -85,6 +104,29 @@ pub enum Judgement {
     NotYet(NotYet),
 }
 
+impl Judgement {
+    /// The figures behind it; `None` before there were any.
+    pub fn evidence(&self) -> Option<&Evidence> {
+        match self {
+            Self::Harmful(evidence) | Self::BothBad(evidence) | Self::Untrusted(evidence) | Self::NoWorse(evidence) => {
+                Some(evidence)
+            }
+            Self::NotYet(NotYet { evidence, .. }) => evidence.as_deref(),
+        }
+    }
+
+    /// As in output, metrics and API.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Harmful(_) => "harmful",
+            Self::BothBad(_) => "both-bad",
+            Self::Untrusted(_) => "untrusted",
+            Self::NoWorse(_) => "no-worse",
+            Self::NotYet(_) => "not-yet",
+        }
+    }
+}
+
 /// How far a judgement is away.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct NotYet {
@@ -120,6 +162,27 @@ mod tests {
         assert_eq!(evidence.to_string(), said);
         let one_backend = Evidence { backend: Some(([10, 0, 0, 7], 80).into()), ..evidence };
         assert_eq!(one_backend.to_string(), format!("{said}, most of them at 10.0.0.7:80"));
+    }
+
+    #[test]
+    fn evidence_survives_the_way_through_json_whatever_its_numbers() {
+        let evidence = Evidence {
+            signal: "errors".to_owned(),
+            rule: "e-process".to_owned(),
+            n1: u64::MAX,
+            n2: 1,
+            e1: 0,
+            e2: 1,
+            ratio: None,
+            interval: Some((0.1, f64::INFINITY)),
+            value: f64::INFINITY,
+            limit: f64::NAN,
+            backend: Some(([10, 0, 0, 7], 80).into()),
+        };
+        let json = serde_json::to_string(&evidence).expect("writable");
+        let read: Evidence = serde_json::from_str(&json).expect("readable");
+        let expected = Evidence { interval: Some((0.1, f64::MAX)), value: f64::MAX, limit: 0.0, ..evidence };
+        assert_eq!(read, expected);
     }
 
     #[test]

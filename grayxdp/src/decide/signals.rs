@@ -2,7 +2,10 @@
 //!
 //! Sums over CPUs, backends, hosts and time are additions; what came in between two readings is a subtraction.
 
+use std::net::SocketAddr;
+
 use grayxdp_common::histogram::{HISTOGRAM_BUCKETS, bucket_of, lower_bound_us};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// Groups of clients, by their hash, for which flows and errors are counted apart: by how unevenly errors fall upon them,
 /// bursts are told from independent errors.
@@ -12,9 +15,10 @@ macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
         /// Counts; each flow adds to at most one of `refused`, `unanswered`, `server_resets`, `icmp_unreachable` and
         /// `idle_deaths`.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
         pub struct Counts {
-            $($(#[$doc])* pub $name: u64,)+
+            $($(#[$doc])* #[serde(skip_serializing_if = "is_zero")] pub $name: u64,)+
         }
 
         impl Counts {
@@ -84,6 +88,11 @@ impl Counts {
     pub const fn transport_errors(&self) -> u64 {
         self.refused + self.unanswered + self.server_resets + self.icmp_unreachable + self.idle_deaths
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Times in log-linear buckets; see [`grayxdp_common::histogram`].
@@ -162,8 +171,27 @@ impl Histogram {
     }
 }
 
+/// As a list of buckets that hold something, each with its count.
+impl Serialize for Histogram {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.buckets.iter().enumerate().filter(|(_, count)| **count != 0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Histogram {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut histogram = Self::default();
+        for (bucket, count) in Vec::<(usize, u64)>::deserialize(deserializer)? {
+            let place = histogram.buckets.get_mut(bucket);
+            *place.ok_or_else(|| D::Error::custom(format!("a histogram has no bucket {bucket}")))? = count;
+        }
+        Ok(histogram)
+    }
+}
+
 /// Flows and errors of one group of clients.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "(u64, u64)", into = "(u64, u64)")]
 pub struct GroupCounts {
     /// New flows.
     pub flows: u64,
@@ -171,8 +199,20 @@ pub struct GroupCounts {
     pub errors: u64,
 }
 
+impl From<(u64, u64)> for GroupCounts {
+    fn from((flows, errors): (u64, u64)) -> Self {
+        Self { flows, errors }
+    }
+}
+
+impl From<GroupCounts> for (u64, u64) {
+    fn from(GroupCounts { flows, errors }: GroupCounts) -> Self {
+        (flows, errors)
+    }
+}
+
 /// All that is known of a version or a backend.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Signals {
     /// Counts.
     pub counts: Counts,
@@ -230,6 +270,19 @@ impl Signals {
     }
 }
 
+/// What the kernel counted for a service since its counters were made.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ServiceSignals {
+    /// Index into the config's services.
+    pub service: usize,
+    /// Of all of v1's backends.
+    pub v1: Signals,
+    /// Of all of v2's.
+    pub v2: Signals,
+    /// Of each of v2's backends; may be empty.
+    pub backends: Vec<(SocketAddr, Counts)>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,6 +299,19 @@ mod tests {
             assert!((found - expected).abs() <= expected * 0.0625 + 0.5, "{quantile}: {found}");
         }
         assert_eq!((times.count(), times.count_from(bucket_of(512))), (1000, 489));
+    }
+
+    #[test]
+    fn signals_survive_the_way_through_json() {
+        let mut signals = Signals { groups: vec![GroupCounts { flows: 3, errors: 1 }], ..Signals::default() };
+        signals.counts.flows = u64::MAX;
+        signals.handshake.record_us(100, 5);
+        signals.later_response.record_us(u32::MAX, 1);
+        let json = serde_json::to_string(&signals).expect("writable");
+        assert!(json.len() < 200, "what is zero is left out: {json}");
+        assert_eq!(serde_json::from_str::<Signals>(&json).expect("readable"), signals);
+        assert!(serde_json::from_str::<Histogram>("[[100000,1]]").is_err());
+        assert!(serde_json::from_str::<Counts>(r#"{"flows":-1}"#).is_err());
     }
 
     #[test]

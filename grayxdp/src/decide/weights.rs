@@ -102,6 +102,16 @@ impl Weights {
         }
     }
 
+    /// So much more in each of so many shards, at most 100 %.
+    #[must_use]
+    pub fn plus(&self, more: Weight, shards: usize) -> Self {
+        let raised = |weight: Weight| {
+            let sum = weight.hundredths().saturating_add(more.hundredths());
+            Weight::from_hundredths(sum).unwrap_or(Weight::FULL)
+        };
+        Self::of_shards(self.each(shards).map(raised).collect())
+    }
+
     /// Shard by shard, the lower of both.
     #[must_use]
     pub fn min(&self, other: &Self) -> Self {

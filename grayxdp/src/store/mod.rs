@@ -5,6 +5,7 @@
 //! from the kernel's weights makes good.
 
 mod history;
+mod migrate;
 
 use std::{
     collections::BTreeSet,
@@ -16,17 +17,17 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
 
 use crate::decide::{
-    controller::{Release, State},
+    controller::{Decision, Outside, Release, Rule, State},
     settings::Settings,
     weights::Weights,
 };
 
-pub use self::history::HistoryEvent;
+pub use self::history::{Asked, Recorded};
 
 /// Marks a database file as grayxdp's ("gxdp"), in SQLite's header.
 const APPLICATION_ID: i32 = 0x6778_6470;
 /// Version of `schema.sql`, in SQLite's header.
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 /// How long a write waits for somebody who reads the file at the moment.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -131,7 +132,7 @@ pub struct StoredRelease {
 }
 
 /// What one transaction writes: where a release stands now, and what brought it there.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Entry {
     /// Its service.
     pub service: String,
@@ -140,7 +141,10 @@ pub struct Entry {
     /// When.
     pub at: SystemTime,
     /// Why; `None` where only schedule time has passed.
-    pub event: Option<HistoryEvent>,
+    pub decision: Option<Decision>,
+    /// What the judge has seen of it, with the reading up to which it has; empty where that begins anew. `None` where
+    /// nothing has come since it was written last.
+    pub analysis: Option<String>,
 }
 
 /// The open database.
@@ -163,7 +167,7 @@ impl Store {
         check(path, &connection)?;
         connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(())).map_err(failed)?;
         connection.pragma_update(None, "synchronous", "normal").map_err(failed)?;
-        create(&mut connection).map_err(failed)?;
+        migrate::create(&mut connection).map_err(failed)?;
         Ok(Self { path: path.to_owned(), connection })
     }
 
@@ -172,7 +176,8 @@ impl Store {
         let row = self
             .connection
             .prepare_cached(
-                "SELECT state, schedule_time_ms, weights, raised_from, schedule, shards, canary, settings, reason
+                "SELECT state, schedule_time_ms, weights, raised_from, schedule, shards, canary, settings, reason, rule,
+                        progress
                  FROM releases WHERE service = ?1",
             )
             .and_then(|mut statement| statement.query_row([service], release_columns).optional())
@@ -208,9 +213,19 @@ impl Store {
         written.map(drop).map_err(|source| StoreError::Write { path: self.path.clone(), source })
     }
 
-    /// The last events of a service, the latest first.
-    pub fn recent_events(&self, service: &str, count_max: u32) -> Result<Vec<(SystemTime, HistoryEvent)>, StoreError> {
-        history::recent(&self.connection, service, count_max).map_err(|source| self.read_error(source))
+    /// What was decided, the latest first.
+    pub fn decisions(&self, asked: Asked<'_>) -> Result<Vec<Recorded>, StoreError> {
+        history::decisions(&self.connection, asked).map_err(|source| self.read_error(source))
+    }
+
+    /// What the judge had seen of a service's release; `None` if nothing, or if that does not count any more.
+    pub fn analysis(&self, service: &str) -> Result<Option<String>, StoreError> {
+        let found = self
+            .connection
+            .prepare_cached("SELECT state FROM analyses WHERE service = ?1")
+            .and_then(|mut statement| statement.query_row([service], |row| row.get::<_, String>(0)).optional())
+            .map_err(|source| self.read_error(source))?;
+        Ok(found.filter(|state| !state.is_empty()))
     }
 
     fn read_error(&self, source: rusqlite::Error) -> StoreError {
@@ -241,29 +256,17 @@ fn check(path: &Path, connection: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Makes what is missing. The version is written every time: it shows that the file can be written.
-fn create(connection: &mut Connection) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // An agent may be upgraded in the middle of a release.
-    let is_schema_1 = transaction.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0))? == 1;
-    if is_schema_1 {
-        transaction.execute_batch("ALTER TABLE releases RENAME TO releases_1")?;
-    }
-    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    transaction.execute_batch(include_str!("schema.sql"))?;
-    if is_schema_1 {
-        transaction.execute_batch(include_str!("from_1_to_2.sql"))?;
-    }
-    transaction.commit()
-}
-
 fn write(connection: &mut Connection, entries: &[Entry]) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for entry in entries {
         write_release(&transaction, entry)?;
-        if let Some(event) = &entry.event {
-            history::insert(&transaction, entry.at, &entry.service, event)?;
+        if let Some(decision) = &entry.decision {
+            history::insert(&transaction, entry.at, &entry.service, decision)?;
+        }
+        if let Some(state) = &entry.analysis {
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO analyses (service, state, updated_ms) VALUES (?1, ?2, ?3)")?
+                .execute(params![entry.service, state, unix_milliseconds(entry.at)])?;
         }
     }
     transaction.commit()
@@ -276,8 +279,8 @@ fn write_release(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Resu
         .prepare_cached(
             "INSERT OR REPLACE INTO releases
                  (service, state, schedule_time_ms, weights, raised_from, schedule, shards, canary, settings, reason,
-                  updated_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                  updated_ms, rule, progress)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         )?
         .execute(params![
             entry.service,
@@ -291,6 +294,8 @@ fn write_release(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Resu
             settings.to_string(),
             release.reason,
             unix_milliseconds(entry.at),
+            release.rule.name(),
+            release.progress.to_string(),
         ])
         .map(drop)
 }
@@ -306,6 +311,8 @@ struct ReleaseColumns {
     canary: String,
     settings: String,
     reason: String,
+    rule: String,
+    progress: String,
 }
 
 fn release_columns(row: &Row<'_>) -> rusqlite::Result<ReleaseColumns> {
@@ -319,6 +326,8 @@ fn release_columns(row: &Row<'_>) -> rusqlite::Result<ReleaseColumns> {
         canary: row.get(6)?,
         settings: row.get(7)?,
         reason: row.get(8)?,
+        rule: row.get(9)?,
+        progress: row.get(10)?,
     })
 }
 
@@ -329,6 +338,9 @@ impl ReleaseColumns {
             schedule_time: Duration::from_millis(self.schedule_time_ms),
             weights: self.weights.parse().ok()?,
             reason: self.reason,
+            rule: Rule::from_name(&self.rule)?,
+            progress: self.progress.parse().ok()?,
+            outside: Outside::default(),
         };
         let canary = self.canary.split_whitespace().map(|address| address.parse().ok()).collect::<Option<_>>()?;
         let raised_from = match self.raised_from {

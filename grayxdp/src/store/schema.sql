@@ -16,6 +16,18 @@ CREATE TABLE IF NOT EXISTS releases (
     -- Pins and backends that were changed at run time: one line each.
     settings TEXT NOT NULL,
     reason TEXT NOT NULL,
+    updated_ms INTEGER NOT NULL,
+    -- What brought it there.
+    rule TEXT NOT NULL DEFAULT 'command',
+    -- What it has been through: `name=number` words.
+    progress TEXT NOT NULL DEFAULT ''
+) STRICT;
+
+-- What the judge has seen of a release, with the reading of the counters up to which it has: one row a service, written in
+-- one transaction with its row in `releases`.
+CREATE TABLE IF NOT EXISTS analyses (
+    service TEXT NOT NULL PRIMARY KEY,
+    state TEXT NOT NULL,
     updated_ms INTEGER NOT NULL
 ) STRICT;
 
@@ -29,7 +41,11 @@ CREATE TABLE IF NOT EXISTS events (
     to_hundredths INTEGER NOT NULL,
     state TEXT NOT NULL,
     reason TEXT NOT NULL,
-    actor TEXT NOT NULL
+    actor TEXT NOT NULL,
+    -- By which rule; empty in what was written before there were any.
+    rule TEXT NOT NULL DEFAULT '',
+    -- The figures behind it, as JSON.
+    evidence TEXT
 ) STRICT;
 
 CREATE INDEX IF NOT EXISTS events_by_service ON events (service, id);

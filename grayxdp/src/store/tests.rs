@@ -5,6 +5,7 @@ use std::fs;
 use grayxdp_common::weight::Weight;
 
 use super::*;
+use crate::decide::{controller::Progress, evidence::Evidence};
 
 fn weight(hundredths: u16) -> Weight {
     Weight::from_hundredths(hundredths).expect("in range")
@@ -19,6 +20,9 @@ fn entry(service: &str, hundredths: u16, event: Option<&str>) -> Entry {
                 schedule_time: Duration::from_millis(1234),
                 weights: Weights::equal(weight(hundredths)),
                 reason: "follows the schedule".to_owned(),
+                rule: Rule::Schedule,
+                progress: "since_raise=1500 gates_passed=1000 at_gate=0".parse().expect("progress"),
+                outside: Outside::default(),
             },
             schedule: "linear".to_owned(),
             canary: ["10.0.2.10:8080", "[2001:db8::1]:53"].map(|text| text.parse().expect("an address")).into(),
@@ -27,15 +31,38 @@ fn entry(service: &str, hundredths: u16, event: Option<&str>) -> Entry {
             settings: Settings::default(),
         },
         at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
-        event: event.map(|event| HistoryEvent {
+        decision: event.map(|event| Decision {
             event: event.to_owned(),
             from: Weight::ZERO,
             to: weight(hundredths),
-            state: "progressing".to_owned(),
+            state: State::Progressing,
+            rule: Rule::Schedule,
+            evidence: Some(evidence()),
             reason: "follows the schedule".to_owned(),
             actor: "schedule".to_owned(),
         }),
+        analysis: None,
     }
+}
+
+fn evidence() -> Evidence {
+    Evidence {
+        signal: "errors".to_owned(),
+        rule: "e-process".to_owned(),
+        n1: 31_000,
+        n2: 10_200,
+        e1: 310,
+        e2: 92,
+        ratio: Some(0.9),
+        interval: Some((0.6, 1.3)),
+        value: 0.2,
+        limit: 100.0,
+        backend: None,
+    }
+}
+
+const fn of_web(count_max: u32) -> Asked<'static> {
+    Asked { service: Some("web"), after: 0, count_max }
 }
 
 #[test]
@@ -59,10 +86,32 @@ fn what_is_written_is_found_after_a_restart() {
         store.release("dns").expect("readable").map(|stored| stored.release.weights),
         Some(Weights::equal(weight(1)))
     );
-    let events = store.recent_events("web", 10).expect("readable");
-    let expected = [second, first].map(|entry| (entry.at, entry.event.expect("an event")));
-    assert_eq!(events, expected);
-    assert_eq!(store.recent_events("web", 1).expect("readable").len(), 1);
+    let decisions = store.decisions(of_web(10)).expect("readable");
+    let found: Vec<_> = decisions.iter().map(|each| (each.at, Some(each.decision.clone()))).collect();
+    assert_eq!(found, [second, first].map(|entry| (entry.at, entry.decision)));
+    assert_eq!(store.decisions(of_web(1)).expect("readable").len(), 1);
+    let all = Asked { service: None, after: decisions[1].id, count_max: 10 };
+    assert_eq!(store.decisions(all).expect("readable"), decisions[..1], "what came after the first one");
+}
+
+#[test]
+fn what_the_judge_has_seen_is_written_with_the_release_or_not_at_all() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut store = Store::open(&directory.path().join("state.db")).expect("a new store");
+    let seen = |state: &str| Entry { analysis: Some(state.to_owned()), ..entry("web", 1000, None) };
+    assert_eq!(store.analysis("web").expect("readable"), None);
+    store.append(&[seen("up to here")]).expect("writable");
+    store.append(&[entry("web", 2000, None)]).expect("writable");
+    assert_eq!(store.analysis("web").expect("readable").as_deref(), Some("up to here"));
+    store
+        .connection
+        .execute_batch("CREATE TRIGGER full BEFORE INSERT ON releases BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+        .expect("a trigger");
+    store.append(&[seen("further")]).expect_err("refused");
+    assert_eq!(store.analysis("web").expect("readable").as_deref(), Some("up to here"));
+    store.connection.execute_batch("DROP TRIGGER full").expect("dropped");
+    store.append(&[seen("")]).expect("writable");
+    assert_eq!(store.analysis("web").expect("readable"), None, "it begins anew");
 }
 
 #[test]
@@ -113,13 +162,16 @@ fn what_is_no_database_of_ours_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_file_of_the_last_schema_is_brought_up_to_date_with_its_release() {
+fn a_file_of_schema_1_is_brought_up_to_date_with_its_release() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("state.db");
     drop(Store::open(&path).expect("a new store"));
     let old = Connection::open(&path).expect("a database");
     old.execute_batch(
         "DROP TABLE releases;
+         DROP TABLE analyses;
+         ALTER TABLE events DROP COLUMN rule;
+         ALTER TABLE events DROP COLUMN evidence;
          CREATE TABLE releases (
              service TEXT NOT NULL PRIMARY KEY,
              state TEXT NOT NULL,
@@ -140,7 +192,38 @@ fn a_file_of_the_last_schema_is_brought_up_to_date_with_its_release() {
         let stored = store.release("web").expect("readable").expect("stored");
         assert_eq!((stored.release.state, stored.release.weights), (State::Frozen, Weights::equal(weight(2000))));
         assert_eq!((stored.raised_from, stored.settings), (None, Settings::default()));
-        store.append(&[entry("dns", 1, None)]).expect("writable");
+        store.append(&[entry("dns", 1, Some("start"))]).expect("writable");
+    }
+}
+
+#[test]
+fn a_file_of_schema_2_is_brought_up_to_date_with_its_history() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("state.db");
+    let mut store = Store::open(&path).expect("a new store");
+    store.append(&[entry("web", 1000, Some("weight_changed"))]).expect("writable");
+    drop(store);
+    let old = Connection::open(&path).expect("a database");
+    old.execute_batch(
+        "DROP TABLE analyses;
+         ALTER TABLE events DROP COLUMN rule;
+         ALTER TABLE events DROP COLUMN evidence;
+         ALTER TABLE releases DROP COLUMN rule;
+         ALTER TABLE releases DROP COLUMN progress;
+         PRAGMA user_version = 2;",
+    )
+    .expect("as schema 2 has it");
+    drop(old);
+    for count in 1..3 {
+        let mut store = Store::open(&path).expect("readable");
+        let stored = store.release("web").expect("readable").expect("stored");
+        assert_eq!((stored.release.rule, stored.release.progress), (Rule::Command, Progress::default()));
+        let decisions = store.decisions(of_web(10)).expect("readable");
+        let oldest = &decisions[count - 1].decision;
+        assert_eq!((oldest.rule, &oldest.evidence), (Rule::Schedule, &None), "as its actor says");
+        let mut another = entry("web", 1000, Some("weight_changed"));
+        another.stored.release = Release { rule: Rule::Command, progress: Progress::default(), ..another.stored.release };
+        store.append(&[another]).expect("writable");
     }
 }
 
@@ -162,7 +245,8 @@ fn a_value_that_no_release_can_have_is_an_error() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut store = Store::open(&directory.path().join("state.db")).expect("a new store");
     store.append(&[entry("web", 1000, None)]).expect("writable");
-    for values in ["state = 'dancing'", "weights = '10001'", "weights = ''", "raised_from = '-1'", "settings = 'x'"] {
+    for values in ["state = 'dancing'", "weights = '10001'", "weights = ''", "raised_from = '-1'", "settings = 'x'", "rule = 'x'", "progress = 'held=-1'"]
+    {
         store.append(&[entry("web", 1000, None)]).expect("writable");
         store.connection.execute(&format!("UPDATE releases SET {values}"), []).expect("writable");
         assert!(matches!(store.release("web"), Err(StoreError::Damaged { .. })), "{values}");

@@ -153,7 +153,7 @@ mod tests {
     };
 
     const WEB: usize = 0;
-    const PERSON: Cause<'static> = Cause { event: "test", actor: "uid 0" };
+    const PERSON: Cause<'static> = Cause::new("test", "uid 0");
     const V1: [&str; 2] = ["10.0.1.10:8080", "10.0.1.11:8080"];
     const V2: &str = "10.0.2.10:8080";
 

@@ -12,6 +12,7 @@ use crate::{
     agent::kernel::Kernel,
     config::{Backend, Config, Pool, ServiceConfig},
     decide::{
+        controller::Rule,
         pin::{Pin, PinRule},
         settings::{Member, Settings},
     },
@@ -63,9 +64,11 @@ impl<K: Kernel> Releases<K> {
         let Planned { settings, way, sentence } = self.plan_change(index, change)?;
         let before = self.replace_settings(index, settings);
         health::still_there(&self.services[index], change, &mut self.standings[index].down);
-        let entry = |releases: &Self, cause: Cause<'_>, sentence: &str| {
-            let mut entry = releases.entry(index, releases.release(index), releases.release(index), Some(cause));
-            entry.event.iter_mut().for_each(|event| sentence.clone_into(&mut event.reason));
+        let cause = cause.by(Rule::Command);
+        let entry = |releases: &mut Self, cause: Cause<'_>, sentence: &str| {
+            let release = releases.release(index).clone();
+            let mut entry = releases.entry(index, &release, &release, Some(cause));
+            entry.decision.iter_mut().for_each(|decision| sentence.clone_into(&mut decision.reason));
             entry
         };
         if way == Way::Brings {
@@ -79,7 +82,7 @@ impl<K: Kernel> Releases<K> {
         if let Err(source) = self.set(index, change) {
             self.replace_settings(index, before);
             if way == Way::Brings {
-                let kept = Cause { event: "settings_kept", actor: "agent" };
+                let kept = Cause::new("settings_kept", "agent").by(Rule::Agent);
                 let entry = entry(self, kept, "the kernel did not take the change before");
                 self.journal.write(entry);
             }

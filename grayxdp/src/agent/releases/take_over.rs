@@ -9,30 +9,32 @@ use super::{
     settings::{self, Canary},
 };
 use crate::{
-    agent::{AgentError, kernel::Kernel},
+    agent::{AgentError, analysis::Analysis, kernel::Kernel},
+    config::ServiceConfig,
     decide::{
-        controller::{self, Left, Release, Same, State},
+        controller::{self, Event, Left, Release, Rule, Same, State},
         settings::Settings,
         weights::Weights,
     },
     store::StoredRelease,
 };
 
-const TAKE_OVER: Cause<'static> = Cause { event: "taken_over", actor: "agent" };
+const TAKE_OVER: Cause<'static> = Cause::new("taken_over", "agent").by(Rule::TakeOver);
 
 impl<K: Kernel> Releases<K> {
     /// Goes on where the last agent stopped: decides each release from store and kernel, and makes both agree with it.
     pub(in crate::agent) fn take_over(&mut self) -> Result<(), AgentError> {
         for index in 0..self.services.len() {
             let stored = self.journal.release(&self.services[index].name)?;
-            let standing = self.taken_over(index, stored);
+            let seen = self.journal.analysis(&self.services[index].name)?;
+            let standing = self.taken_over(index, stored, seen);
             self.standings.push(standing);
             self.settle(index)?;
         }
         Ok(())
     }
 
-    fn taken_over(&self, index: usize, stored: Option<StoredRelease>) -> Standing {
+    fn taken_over(&self, index: usize, stored: Option<StoredRelease>, seen: Option<String>) -> Standing {
         let service = &self.services[index];
         let plan = service.plan();
         let (schedule_text, shards_text) = (plan.to_string(), comparable(plan.shards.to_string()));
@@ -51,8 +53,10 @@ impl<K: Kernel> Releases<K> {
         };
         let left = Left { stored: former, raised_from, kernel: pinned, schedule, shards };
         let release = controller::take_over(plan, left);
+        let seen = seen.filter(|_| is_canary == Canary::Same);
         Standing {
-            saved_at: release.schedule_time,
+            unsaved: Duration::ZERO,
+            analysis: analysis(service, &release, seen),
             release,
             schedule_text,
             shards_text,
@@ -70,11 +74,11 @@ impl<K: Kernel> Releases<K> {
     /// Brings store and kernel to the release that was taken over.
     fn settle(&mut self, index: usize) -> Result<(), AgentError> {
         let wanted = self.release(index).weights.clone();
+        let release = self.release(index).clone();
         // What cannot be read is written anew.
         let found = self.kernel.weights(index).ok();
-        let release = self.release(index);
         let before = Release { weights: found.clone().unwrap_or_default(), ..release.clone() };
-        let entry = self.entry(index, release, &before, Some(TAKE_OVER));
+        let entry = self.entry(index, &release, &before, Some(TAKE_OVER));
         if found.as_ref().is_some_and(|found| wanted != *found && wanted.at_most(found)) {
             self.kernel.set_weights(index, &wanted)?;
             self.journal.write_ahead(entry)?;
@@ -84,6 +88,12 @@ impl<K: Kernel> Releases<K> {
                 self.kernel.set_weights(index, &wanted)?;
             }
         }
+        // A rollback that the former agent could not finish is done now.
+        let done = self.told(index, release, Event::WeightsTaken);
+        if done != *self.release(index) {
+            self.take(index, done);
+            self.save(index);
+        }
         // Pins and pools the kernel has from the start; see `applied`.
         if self.settings(index).drains() || !self.standings[index].down.is_empty() {
             self.set_backends(index)?;
@@ -92,6 +102,20 @@ impl<K: Kernel> Releases<K> {
         let service = &self.services[index].name;
         tracing::info!(service, state = state.name(), weights = %wanted, reason, "release_taken_over");
         Ok(())
+    }
+}
+
+/// The judge of a release: with what the former one had seen, where that is of use.
+fn analysis(service: &ServiceConfig, release: &Release, seen: Option<String>) -> Analysis {
+    let judge = service.policy.analysis.judge;
+    let restored = seen.map(|text| Analysis::restored(judge, &text, &release.weights));
+    match restored {
+        Some(Ok(analysis)) => analysis,
+        Some(Err(error)) => {
+            tracing::warn!(service = service.name, "analysis_lost {error}");
+            Analysis::new(judge, &release.weights)
+        }
+        None => Analysis::new(judge, &release.weights),
     }
 }
 

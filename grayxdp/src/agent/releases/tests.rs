@@ -6,12 +6,15 @@ use proptest::prelude::*;
 use rusqlite::Connection;
 
 use super::*;
-use crate::agent::fake_kernel::{Dies, FakeKernel, config};
+use crate::{
+    agent::fake_kernel::{Dies, FakeKernel, config},
+    decide::controller::Outside,
+};
 
 const WEB: usize = 0;
 const DNS: usize = 1;
 const SECOND: Duration = Duration::from_secs(1);
-const PERSON: Cause<'static> = Cause { event: "command", actor: "uid 0" };
+const PERSON: Cause<'static> = Cause::new("command", "uid 0");
 
 fn percent(whole: u16) -> Weight {
     Weight::from_hundredths(whole * 100).expect("at most 100")
@@ -62,11 +65,20 @@ fn stored(directory: &Path, service: &str) -> Release {
     store.release(service).expect("readable").expect("stored").release
 }
 
+/// What of a release is stored.
+fn lasting(release: &Release) -> Release {
+    Release { outside: Outside::default(), ..release.clone() }
+}
+
 fn events(directory: &Path, service: &str) -> Vec<String> {
     let store = Store::open(&directory.join("state.db")).expect("a store");
-    let events = store.recent_events(service, 100).expect("readable").into_iter().rev();
-    events
-        .map(|(_, event)| format!("{} {} {} {} {}", event.event, event.from, event.to, event.state, event.actor))
+    let asked = Asked { service: Some(service), after: 0, count_max: 100 };
+    let decisions = store.decisions(asked).expect("readable").into_iter().rev().map(|recorded| recorded.decision);
+    decisions
+        .map(|decision| {
+            let Decision { event, from, to, state, actor, .. } = decision;
+            format!("{event} {from} {to} {} {actor}", state.name())
+        })
         .collect()
 }
 
@@ -89,7 +101,7 @@ fn a_release_runs_through_its_schedule_and_leaves_a_history() {
     }
     assert_eq!(seen, (0..=10).map(|step| percent(step * 10)).collect::<Vec<_>>());
     assert_eq!(releases.release(WEB).state, State::Promoted);
-    assert_eq!(stored(directory.path(), "web"), *releases.release(WEB));
+    assert_eq!(stored(directory.path(), "web"), lasting(releases.release(WEB)));
     let events = events(directory.path(), "web");
     assert_eq!(
         events[..3],
@@ -148,7 +160,7 @@ fn an_agent_that_dies_between_its_two_writes_never_makes_the_next_one_raise_what
         (15, to_zero, AfterTheWrite, (Frozen, 0)),
         (25, Event::Rollback, AfterTheWrite, (Frozen, 0)),
         // Back to the very weight that the last step came from.
-        (25, to_ten, AfterTheWrite, (Frozen, 10)),
+        (25, to_ten.clone(), AfterTheWrite, (Frozen, 10)),
         (20, to_ten, AfterTheWrite, (Frozen, 10)),
         // Nothing has happened yet: as if nobody had said anything, which is what they were told.
         (25, Event::Rollback, BeforeTheWrite, (Progressing, 20)),
@@ -167,9 +179,9 @@ fn an_agent_that_dies_between_its_two_writes_never_makes_the_next_one_raise_what
         for _ in 0..at_s {
             releases.advance(SECOND);
         }
-        let mut releases = killed_while(directory.path(), releases, dies, |releases| match event {
-            Event::Elapsed(passed) => releases.advance(passed),
-            event => drop(releases.command("web", event, PERSON)),
+        let mut releases = killed_while(directory.path(), releases, dies, |releases| match &event {
+            Event::Elapsed(passed) => releases.advance(*passed),
+            event => drop(releases.command("web", event.clone(), PERSON)),
         });
         let (state, whole) = expected;
         let found = releases.release(WEB).clone();
@@ -200,7 +212,7 @@ fn what_is_lowered_on_a_full_disk_is_done_and_said_to_be_in_danger() {
         }
         assert_eq!(releases.unstored(WEB), None);
         break_store(directory.path());
-        releases.command("web", event, PERSON).expect("lowering works");
+        releases.command("web", event.clone(), PERSON).expect("lowering works");
         assert_eq!(releases.kernel.weights[WEB].mean(), kernel, "{event:?}");
         let said = releases.unstored(WEB).expect("a warning");
         for part in ["done in the kernel", "not stored", "disk full", "restart", "may undo"] {
@@ -226,10 +238,10 @@ fn the_store_never_says_less_than_the_kernel_has() {
         Event::Promote,
         Event::Rollback,
     ] {
-        let _ = releases.command("web", command, PERSON);
+        let _ = releases.command("web", command.clone(), PERSON);
         let stored = stored(directory.path(), "web");
         assert!(stored.weights.mean() >= releases.kernel.weights[WEB].mean(), "{command:?}");
-        assert_eq!(stored, *releases.release(WEB), "{command:?}");
+        assert_eq!(stored, lasting(releases.release(WEB)), "{command:?}");
     }
 }
 
@@ -242,7 +254,7 @@ fn with_a_full_disk_weights_fall_but_do_not_rise() {
     break_store(directory.path());
 
     for refused in [Event::SetWeight(percent(51)), Event::Promote, Event::Resume] {
-        let error = releases.command("web", refused, PERSON).expect_err("refused");
+        let error = releases.command("web", refused.clone(), PERSON).expect_err("refused");
         let message = error.to_string();
         assert!(matches!(error, CommandError::NotStored { .. }), "{message}");
         assert!(message.contains("50.00 %") && message.contains("disk full"), "{message}");
@@ -310,11 +322,15 @@ fn a_rollback_that_the_kernel_refuses_is_tried_until_it_works() {
     releases.kernel.fails_to_lower = true;
     let error = releases.command("web", Event::Rollback, PERSON).expect_err("refused");
     assert!(matches!(error, CommandError::NotLowered { .. }), "{error}");
-    assert_eq!(releases.release(WEB).state, State::RolledBack);
+    assert_eq!(releases.release(WEB).state, State::RollingBack);
+    assert_eq!(stored(directory.path(), "web").state, State::RollingBack);
     releases.advance(SECOND * 2);
+    assert_eq!(releases.release(WEB).state, State::RollingBack);
     releases.kernel.fails_to_lower = false;
     releases.advance(SECOND * 2);
     assert_eq!(releases.kernel.weights[WEB].mean(), Weight::ZERO);
+    assert_eq!(releases.release(WEB).state, State::RolledBack);
+    assert_eq!(stored(directory.path(), "web").state, State::RolledBack);
 }
 
 #[test]
@@ -396,7 +412,7 @@ fn closing_stores_where_all_stand_and_changes_nothing() {
     releases.advance(SECOND * 10);
     releases.advance(SECOND / 2);
     let written = releases.kernel.written.len();
-    let (kernel, closed) = releases.close(Cause { event: "agent_stopped", actor: "agent" });
+    let (kernel, closed) = releases.close(Cause::new("agent_stopped", "agent"));
     closed.expect("stored");
     assert_eq!(kernel.written.len(), written);
     assert_eq!(stored(directory.path(), "web").schedule_time, SECOND * 10 + SECOND / 2);
@@ -505,7 +521,7 @@ fn a_rollback_severs_where_the_config_wants_it() {
 }
 
 /// What can come to pass.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Happening {
     Command(Event),
     Passed(Duration),
@@ -549,9 +565,9 @@ proptest! {
         let mut disk_full = false;
         for happening in happenings {
             let before = releases.kernel.weights[WEB].clone();
-            match happening {
+            match happening.clone() {
                 Happening::Command(event) => {
-                    let refused = releases.command("web", event, PERSON).is_err();
+                    let refused = releases.command("web", event.clone(), PERSON).is_err();
                     let after = releases.kernel.weights[WEB].clone();
                     // What is less is done even where what is more cannot be.
                     prop_assert!(!refused || after.at_most(&before), "{:?}", event);

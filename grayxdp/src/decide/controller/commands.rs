@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    elapse::{behind, follow, gate_in_the_way, interrupted, settle},
+    elapse::{behind, follow, gate_in_the_way, interrupted, settle, through_gate},
     policy::Terms,
     refusal::Refusal,
     release::{Outside, Progress, Release, Rule, State},
@@ -36,9 +36,9 @@ pub(super) fn start(terms: Terms<'_>, release: &Release) -> Result<Release, Refu
             if terms.policy.interrupts() {
                 // No raise was before the first one.
                 let progress = Progress { since_raise: Duration::MAX, ..anew.progress };
-                return Ok(interrupted(terms, Release { progress, ..anew }, Duration::ZERO));
+                return Ok(by_hand(interrupted(terms, Release { progress, ..anew }, Duration::ZERO)));
             }
-            Ok(follow(terms, anew, Duration::ZERO))
+            Ok(by_hand(follow(terms, anew, Duration::ZERO)))
         }
         State::Promoted => Err(Refusal::AlreadyPromoted),
         State::RollingBack => Err(Refusal::StillRollingBack),
@@ -46,6 +46,11 @@ pub(super) fn start(terms: Terms<'_>, release: &Release) -> Result<Release, Refu
             Err(Refusal::AlreadyStarted { state: release.state, weights: release.weights.clone() })
         }
     }
+}
+
+/// The first weight of a schedule is the person's who starts it.
+fn by_hand(release: Release) -> Release {
+    if release.state == State::Progressing { Release { rule: Rule::Command, ..release } } else { release }
 }
 
 /// Nothing has been judged yet; what other systems said holds.
@@ -111,7 +116,7 @@ pub(super) fn resume(terms: Terms<'_>, release: &Release) -> Result<Release, Ref
             if resumed.state == State::Paused && resumed.progress.at_gate.is_none() {
                 return Err(Refusal::ScheduleEnded { last: plan.schedule.last_weight() });
             }
-            Ok(resumed)
+            Ok(by_hand(resumed))
         }
         State::Progressing => Ok(release.clone()),
         State::Idle | State::RollingBack | State::RolledBack | State::Failed => {
@@ -145,10 +150,8 @@ pub(super) fn approve(terms: Terms<'_>, release: &Release) -> Result<Release, Re
     match (release.state, release.progress.at_gate) {
         (State::Paused, Some(_)) => {
             let reason = format!("approved at {} by hand", release.weights);
-            Ok(super::elapse::through_gate(terms, release, Rule::Command, reason))
+            Ok(through_gate(terms.policy, release, Rule::Command, reason))
         }
-        // Said twice.
-        (State::Progressing, _) if release.reason.starts_with("approved at ") => Ok(release.clone()),
         _ => Err(Refusal::NotAtGate { state: release.state, weights: release.weights.clone() }),
     }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use grayxdp_common::weight::Weight;
 
 pub use self::{
-    decision::{Decision, FormerEvent},
+    decision::Decision,
     elapse::FRESH_MAX,
     observe::{is_judged, needs_new_evidence},
     policy::{Analysis, Gate, OnDeadline, OnFailure, Pause, Policy, Terms},

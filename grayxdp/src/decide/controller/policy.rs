@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use grayxdp_common::weight::Weight;
 
-use crate::decide::{plan::Plan, schedule::Millionths};
+use crate::decide::{judge::JudgeConfig, plan::Plan, schedule::Millionths};
 
 /// What the controller goes by: the plan, and the rules that hold while it is followed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Terms<'a> {
     /// Where the weights are to go.
     pub plan: Plan<'a>,
@@ -16,7 +16,7 @@ pub struct Terms<'a> {
 }
 
 /// The rules of a release.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Policy {
     /// What is made of the judge's answers.
     pub analysis: Analysis,
@@ -38,59 +38,45 @@ pub struct Policy {
 
 impl Policy {
     /// Nothing but the schedule: nobody judges, nothing stops.
-    pub const BARE: Self = Self {
-        analysis: Analysis { enabled: false, ..Analysis::DEFAULT },
-        hold: Duration::ZERO,
-        max_step: None,
-        gates: Vec::new(),
-        promote_after: Duration::ZERO,
-        progress_deadline: None,
-        on_deadline: OnDeadline::Freeze,
-        rollback_window: Duration::ZERO,
-    };
+    pub fn bare() -> Self {
+        Self {
+            analysis: Analysis {
+                enabled: false,
+                judge: JudgeConfig::default(),
+                on_failure: OnFailure::Rollback,
+                freeze_after: None,
+                accelerate: Millionths::ONE,
+            },
+            hold: Duration::ZERO,
+            max_step: None,
+            gates: Vec::new(),
+            promote_after: Duration::ZERO,
+            progress_deadline: None,
+            on_deadline: OnDeadline::Freeze,
+            rollback_window: Duration::ZERO,
+        }
+    }
 
     /// Whether a raise can be cut short or put off.
-    pub(super) fn interrupts(&self) -> bool {
+    pub(crate) fn interrupts(&self) -> bool {
         !self.hold.is_zero() || self.max_step.is_some() || !self.gates.is_empty()
     }
 }
 
 /// How v2 is compared with v1, and what is made of it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Analysis {
     /// Whether there is a judge.
     pub enabled: bool,
-    /// The probability that a v2 as good as v1 is ever found harmful, over all of a release: above 0, at most one half.
-    pub false_alarm: Millionths,
-    /// Proven no worse: v2's rate is less than this times v1's. Above `tolerate`.
-    pub margin: Millionths,
-    /// Harmful: v2's rate is more than this times v1's. At least 1.
-    pub tolerate: Millionths,
-    /// The part of v2's connections that may fail whatever v1's do.
-    pub max_error_rate: Option<Millionths>,
-    /// The response time that 99 % of v2's must keep whatever v1's do.
-    pub max_p99: Option<Duration>,
+    /// What it goes by.
+    pub judge: JudgeConfig,
     /// What harm does.
     pub on_failure: OnFailure,
-    /// How long neither may be proven, while both versions get traffic, before a person has to look; `None`: for ever.
+    /// How long neither harm nor its absence may be proven, while both versions get traffic, before a person has to look;
+    /// `None`: for ever.
     pub freeze_after: Option<Duration>,
     /// How many times as fast schedule time runs while v2 is proven no worse; at least 1.
     pub accelerate: Millionths,
-}
-
-impl Analysis {
-    /// Where the config says nothing.
-    pub const DEFAULT: Self = Self {
-        enabled: true,
-        false_alarm: Millionths(10_000),
-        margin: Millionths(1_500_000),
-        tolerate: Millionths::ONE,
-        max_error_rate: None,
-        max_p99: None,
-        on_failure: OnFailure::Rollback,
-        freeze_after: None,
-        accelerate: Millionths::ONE,
-    };
 }
 
 /// What harm does.

@@ -1,6 +1,6 @@
 //! The release that a new agent goes on with, given what the last one stored and what the kernel's weight map says.
 
-use super::{Release, State};
+use super::{Release, Rule, State};
 use crate::decide::{plan::Plan, weights::Weights};
 
 /// What a new agent finds of a release.
@@ -69,6 +69,8 @@ fn with_other_shards(plan: Plan<'_>, left: Left) -> Left {
                 stored.weights
             ),
             weights,
+            rule: found(&stored),
+            ..stored
         };
     }
     Left {
@@ -86,7 +88,7 @@ fn reconcile(plan: Plan<'_>, left: Left, kernel: &Weights) -> Release {
     let weights = kernel.min(&stored.weights);
     match stored.state {
         // What was decided stays decided; only its write to the kernel had not come through.
-        State::RolledBack => Release { weights, ..stored },
+        State::RolledBack | State::RollingBack | State::Failed => Release { weights, ..stored },
         State::Progressing if left.schedule == Same::Yes && unfinished => {
             Release { schedule_time: plan.place_of(&weights), weights, ..stored }
         }
@@ -100,8 +102,15 @@ fn reconcile(plan: Plan<'_>, left: Left, kernel: &Weights) -> Release {
                 stored.state.name()
             ),
             weights,
+            rule: found(&stored),
+            ..stored
         },
     }
+}
+
+/// Harm stays what stopped a release.
+const fn found(stored: &Release) -> Rule {
+    if stored.rule.is_harm() { stored.rule } else { Rule::TakeOver }
 }
 
 /// Each shard has what it had before the raise, or what the raise gives it: the kernel gets them one after the other.

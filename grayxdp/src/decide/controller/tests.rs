@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::decide::{
-    plan::Order,
+    plan::{Order, Plan},
+    schedule::Schedule,
     schedule::tests::{any_schedule, hundredths},
     shards::{Sharding, Shards},
     weights::tests::any_weights,
@@ -15,8 +16,13 @@ fn together(schedule: &Schedule) -> Plan<'_> {
     Plan { schedule, order: Order::Together, shards: Shards::new(&Sharding::Hash, 4) }
 }
 
+/// Nothing but the plan.
+fn step_bare(plan: Plan<'_>, release: &Release, event: Event) -> Result<Release, Refusal> {
+    super::step(Terms { plan, policy: &Policy::bare() }, release, event)
+}
+
 fn step(schedule: &Schedule, release: &Release, event: Event) -> Result<Release, Refusal> {
-    super::step(together(schedule), release, event)
+    step_bare(together(schedule), release, event)
 }
 
 fn weight(percent: f64) -> Weight {
@@ -38,6 +44,7 @@ fn release(state: State, at_s: u64, percent: f64) -> Release {
         schedule_time: seconds(at_s),
         weights: Weights::equal(weight(percent)),
         reason: "as given".to_owned(),
+        ..Release::idle()
     }
 }
 
@@ -94,7 +101,7 @@ fn each_event_does_this_in_each_state() {
         (&Schedule::Manual, release(Frozen, 9, 30.0), Resume, Some((Progressing, 9, 3000))),
         (&Schedule::Manual, release(Progressing, 9, 30.0), Elapsed(seconds(1)), Some((Progressing, 10, 3000))),
     ] {
-        let after = step(schedule, &before, event);
+        let after = step(schedule, &before, event.clone());
         assert_eq!(after.as_ref().ok().map(brief), expected, "{before:?} {event:?} {after:?}");
     }
 }
@@ -106,9 +113,9 @@ fn rollback_and_promote_work_from_every_state_and_twice() {
             [(Event::Rollback, State::RolledBack, 0.0), (Event::Promote, State::Promoted, 100.0)]
         {
             let start = if state == expected { percent } else { 30.0 };
-            let once = step(&linear(100.0), &release(state, 90, start), event).expect("never refused");
+            let once = step(&linear(100.0), &release(state, 90, start), event.clone()).expect("never refused");
             assert_eq!(brief(&once), (expected, 90, weight(percent).hundredths()), "{state:?} {event:?}");
-            assert_eq!(step(&linear(100.0), &once, event), Ok(once), "{state:?} {event:?}");
+            assert_eq!(step(&linear(100.0), &once, event.clone()), Ok(once), "{state:?} {event:?}");
         }
     }
 }
@@ -129,7 +136,7 @@ fn a_refusal_says_what_to_do() {
         (State::Promoted, Event::Resume, "`rollback`"),
         (State::RolledBack, Event::Resume, "`start`"),
     ] {
-        let refusal = step(&linear(100.0), &release(state, 0, 0.0), event).expect_err("refused").to_string();
+        let refusal = step(&linear(100.0), &release(state, 0, 0.0), event.clone()).expect_err("refused").to_string();
         assert!(refusal.contains(advice), "{state:?} {event:?}: {refusal}");
     }
 }
@@ -138,7 +145,7 @@ fn a_refusal_says_what_to_do() {
 fn a_weight_set_between_two_steps_stays_for_a_whole_period_after_resume() {
     let schedule = linear(100.0);
     let run = |events: &[Event]| {
-        let last = events.iter().try_fold(Release::idle(), |release, &event| step(&schedule, &release, event));
+        let last = events.iter().try_fold(Release::idle(), |release, event| step(&schedule, &release, event.clone()));
         brief(&last.expect("fits"))
     };
     use Event::*;
@@ -271,7 +278,7 @@ fn one_shard_can_be_set_by_hand_and_the_plan_goes_on_with_all() {
         (Event::Elapsed(seconds(150)), State::Progressing, 300, [100, 20, 0, 20]),
         (Event::Elapsed(seconds(900)), State::Promoted, 1200, [100, 100, 100, 100]),
     ] {
-        release = super::step(plan, &release, event).expect("fits");
+        release = step_bare(plan, &release, event.clone()).expect("fits");
         let found = (release.state, release.schedule_time, &release.weights);
         assert_eq!(found, (state, seconds(at_s), &weights(expected)), "{event:?}");
     }
@@ -307,17 +314,17 @@ proptest! {
     fn whatever_happens_these_hold(schedule in any_plan(), one_by_one in any::<bool>(), events in prop::collection::vec(any_event(), 1..60)) {
         let order = if one_by_one { Order::OneByOne } else { Order::Together };
         let plan = Plan { order, ..together(&schedule) };
-        let step = |before: &Release, event| super::step(plan, before, event);
+        let step = |before: &Release, event: Event| step_bare(plan, before, event);
         let mut before = Release::idle();
         for event in events {
-            let Ok(after) = step(&before, event) else {
+            let Ok(after) = step(&before, event.clone()) else {
                 // A refused command changes nothing; and these are never refused.
                 prop_assert!(matches!(event, Event::Start | Event::Freeze | Event::Resume));
                 continue;
             };
             prop_assert!(after.weights.at_most(&Weights::FULL));
             prop_assert!(!after.reason.is_empty());
-            match event {
+            match event.clone() {
                 Event::Elapsed(_) if before.state != State::Progressing => prop_assert_eq!(&after, &before),
                 Event::Elapsed(_) | Event::Resume => {
                     prop_assert!(before.weights.at_most(&after.weights), "no jump down");
@@ -338,9 +345,10 @@ proptest! {
                 }
                 Event::Rollback => prop_assert_eq!((after.state, &after.weights), (State::RolledBack, &Weights::ZERO)),
                 Event::Promote => prop_assert_eq!((after.state, &after.weights), (State::Promoted, &Weights::FULL)),
+                event => prop_assert!(false, "no event of this test: {:?}", event),
             }
             match after.state {
-                State::Idle | State::RolledBack => prop_assert_eq!(&after.weights, &Weights::ZERO),
+                State::Idle | State::RolledBack | State::RollingBack | State::Failed => prop_assert_eq!(&after.weights, &Weights::ZERO),
                 State::Promoted => prop_assert_eq!(&after.weights, &Weights::FULL),
                 State::Progressing if schedule != Schedule::Manual => {
                     // Above the plan only within a period: where a person has set it there.
@@ -377,7 +385,7 @@ proptest! {
     #[test]
     fn a_freeze_costs_no_progress_and_skips_none(schedule in any_schedule(), before in 0..1_000_000u64, frozen in 0..1_000_000u64) {
         let elapsed = |ms| Event::Elapsed(Duration::from_millis(ms));
-        let run = |events: &[Event]| events.iter().try_fold(Release::idle(), |release, &event| step(&schedule, &release, event));
+        let run = |events: &[Event]| events.iter().try_fold(Release::idle(), |release, event| step(&schedule, &release, event.clone()));
         let plain = run(&[Event::Start, elapsed(before)]).expect("fits");
         if plain.state == State::Progressing {
             let stopped = run(&[Event::Start, elapsed(before), Event::Freeze, elapsed(frozen), Event::Resume]).expect("fits");
@@ -388,7 +396,7 @@ proptest! {
     #[test]
     fn a_take_over_never_raises_a_weight(
         schedule in any_plan(),
-        state in 0..6usize,
+        state in 0..State::ALL.len(),
         at_ms in any::<u32>(),
         stored in any_weights(4),
         raised_from in prop::option::of(any_weights(4)),
@@ -396,7 +404,7 @@ proptest! {
         kernel in any_weights(4),
     ) {
         let state = State::ALL[state];
-        let release = Release { state, schedule_time: Duration::from_millis(at_ms.into()), weights: stored.clone(), reason: "as given".to_owned() };
+        let release = Release { state, schedule_time: Duration::from_millis(at_ms.into()), weights: stored.clone(), reason: "as given".to_owned(), ..Release::idle() };
         let [same_schedule, same_shards] = same.map(Same::when);
         let left = Left { stored: release, raised_from: raised_from.clone(), kernel: Some(kernel.clone()), schedule: same_schedule, shards: same_shards };
         let found = take_over(together(&schedule), left);

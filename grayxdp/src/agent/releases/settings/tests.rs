@@ -13,7 +13,7 @@ use crate::{
 };
 
 const WEB: usize = 0;
-const PERSON: Cause<'static> = Cause { event: "command", actor: "uid 0" };
+const PERSON: Cause<'static> = Cause::new("command", "uid 0");
 
 fn pin(text: &str, version: Version) -> Change {
     Change::Pin(Pin { rule: text.parse().expect("a rule"), version })
@@ -72,11 +72,14 @@ fn changes_reach_the_kernel_at_once_and_survive_a_restart() {
     );
     assert_eq!(web.pins.len(), 2, "the kernel begins with them");
     let store = Store::open(&config.agent.state).expect("a store");
-    let events = store.recent_events("web", 100).expect("readable");
+    let asked = crate::store::Asked { service: Some("web"), after: 0, count_max: 100 };
+    let decisions = store.decisions(asked).expect("readable");
     for reason in
         ["source 198.51.100.0/24 goes to v2", "10.0.1.10:8080 is drained", "10.0.2.10:8080 is a backend no longer"]
     {
-        assert_eq!(events.iter().filter(|(_, event)| event.reason == reason).count(), 1, "{reason}: {events:?}");
+        let found = decisions.iter().filter(|recorded| recorded.decision.reason == reason);
+        assert!(found.clone().all(|recorded| recorded.decision.rule == Rule::Command));
+        assert_eq!(found.count(), 1, "{reason}: {decisions:?}");
     }
 }
 

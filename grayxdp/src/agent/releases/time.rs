@@ -1,0 +1,211 @@
+//! Time passes: the judges look at what the kernel has counted since, and the releases go on, wait, or go back.
+
+use std::time::Duration;
+
+use super::{Cause, CommandError, Releases};
+use crate::{
+    agent::{analysis::Reading, kernel::Kernel},
+    decide::{
+        controller::{self, Event, Release, Rule, State},
+        evidence::Evidence,
+        signals::ServiceSignals,
+    },
+    kernel::{BackendReading, KernelError},
+};
+use grayxdp_common::ids::Version;
+
+/// While something of a release passes it is stored at least this often.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// How often judges look.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// When the judges look again, and what keeps them from it.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    next_in: Duration,
+    since_last: Duration,
+    complaint: Option<String>,
+}
+
+impl Looks {
+    /// The next look is due.
+    pub(super) const fn at_once(&mut self) {
+        self.next_in = Duration::ZERO;
+    }
+}
+
+impl<K: Kernel> Releases<K> {
+    /// Lets time pass for all releases.
+    pub(in crate::agent) fn advance(&mut self, passed: Duration) {
+        self.journal.retry(passed);
+        self.hear_fuses();
+        // First, so that nothing is raised on what was true before.
+        if self.looks.next_in.is_zero() {
+            self.look();
+        }
+        self.looks.since_last = self.looks.since_last.saturating_add(passed);
+        self.looks.next_in = self.looks.next_in.saturating_sub(passed);
+        for index in 0..self.services.len() {
+            self.advance_one(index, passed);
+        }
+    }
+
+    fn hear_fuses(&mut self) {
+        for (index, evidence) in self.kernel.blown_fuses() {
+            if index < self.services.len() {
+                self.observe(index, Event::FuseBlown(Box::new(evidence)));
+            }
+        }
+    }
+
+    /// Lets the judges look at what has been counted since they did last. What they have seen is stored together with the
+    /// reading that it ends with.
+    fn look(&mut self) {
+        let elapsed = std::mem::take(&mut self.looks.since_last);
+        self.looks.next_in = LOOK_EVERY;
+        let is_judged = |index: &usize| controller::is_judged(&self.services[*index].policy, self.release(*index));
+        let judged: Vec<usize> = (0..self.services.len()).filter(is_judged).collect();
+        if judged.is_empty() {
+            return;
+        }
+        let (signals, counters) = match self.readings() {
+            Ok(readings) => readings,
+            Err(error) => {
+                let complaint = error.to_string();
+                if self.looks.complaint.as_ref() != Some(&complaint) {
+                    tracing::error!("signals_not_read {complaint}. No release gets further until they can be read again");
+                    self.looks.complaint = Some(complaint);
+                }
+                return;
+            }
+        };
+        if self.looks.complaint.take().is_some() {
+            tracing::info!("signals_read_again");
+        }
+        let mut unsaved = Vec::new();
+        for index in judged {
+            let reading = signals.iter().find(|each| each.service == index).map(|signals| Reading {
+                signals: signals.clone(),
+                unweighted: unweighted(&counters, index),
+            });
+            let weights = self.release(index).weights.clone();
+            let judgement = self.standings[index].analysis.look(reading, &weights, elapsed).clone();
+            self.observe(index, Event::Judged(judgement));
+            let release = self.release(index).clone();
+            let entry = self.entry(index, &release, &release, None);
+            unsaved.extend(entry.analysis.is_some().then_some(entry));
+        }
+        if !unsaved.is_empty() {
+            self.journal.write_all(unsaved);
+        }
+    }
+
+    fn readings(&mut self) -> Result<(Vec<ServiceSignals>, Vec<BackendReading>), KernelError> {
+        Ok((self.kernel.signals()?, self.kernel.backend_readings()?))
+    }
+
+    /// Something was found out about a release: whatever follows from it is done when this returns, or is tried again.
+    pub(in crate::agent) fn observe(&mut self, index: usize, event: Event) {
+        let evidence = event.evidence().cloned();
+        let before = self.release(index).clone();
+        let Ok(next) = controller::step(self.services[index].terms(), &before, event) else { return };
+        if next.weights == before.weights && next.state == before.state && next.rule == before.rule {
+            self.standings[index].release = next;
+            return;
+        }
+        // What brings v2 away from users waits for nothing.
+        self.standings[index].retry_in = Duration::ZERO;
+        let rolls_back = next.state == State::RolledBack;
+        let done = self.decide(index, next, evidence.as_ref());
+        let severed = if rolls_back && done.is_ok() { self.sever(index) } else { Ok(()) };
+        if let Err(error) = done.and(severed) {
+            self.complain(index, &error);
+        }
+    }
+
+    /// Carries out what was decided by nobody's command.
+    fn decide(&mut self, index: usize, next: Release, evidence: Option<&Evidence>) -> Result<(), CommandError> {
+        let rule = next.rule;
+        let event = match rule.cause() {
+            controller::Cause::Schedule if next.weights != self.release(index).weights => "weight_changed",
+            controller::Cause::Schedule => "state_changed",
+            _ => rule.name(),
+        };
+        let cause = Cause { evidence, ..Cause::new(event, rule.cause().name()) };
+        self.apply(index, next, cause)
+    }
+
+    fn advance_one(&mut self, index: usize, passed: Duration) {
+        let standing = &mut self.standings[index];
+        standing.retry_in = standing.retry_in.saturating_sub(passed);
+        if !standing.retry_in.is_zero() {
+            return;
+        }
+        if standing.kernel_behind {
+            self.lower_again(index);
+        } else if standing.severs_again {
+            standing.severs_again = false;
+            // Whatever has been started since is not to be severed.
+            if standing.release.state == State::RolledBack
+                && let Err(error) = self.sever_once(index)
+            {
+                self.complain(index, &error);
+            }
+        }
+        if self.standings[index].health_behind {
+            self.bring_health(index);
+        }
+        let before = self.release(index);
+        let Ok(next) = controller::step(self.services[index].terms(), before, Event::Elapsed(passed)) else { return };
+        if next.weights != before.weights || next.state != before.state {
+            let evidence = self.judgement(index).and_then(|judgement| judgement.evidence().cloned());
+            match self.decide(index, next, evidence.as_ref()) {
+                Ok(()) => self.standings[index].complaint = None,
+                Err(error) => self.complain(index, &error),
+            }
+            return;
+        }
+        self.pass(index, next, passed);
+    }
+
+    /// Nothing has changed but time, and what holds a release up.
+    fn pass(&mut self, index: usize, next: Release, passed: Duration) {
+        let before = std::mem::replace(&mut self.standings[index].release, next);
+        let after = self.release(index).clone();
+        let rule = |release: &Release| release.outside.held.as_ref().map(|held| held.rule);
+        if rule(&before) != rule(&after) {
+            self.note_held(index, &after);
+        }
+        let is_same = (before.schedule_time, before.progress) == (after.schedule_time, after.progress);
+        let standing = &mut self.standings[index];
+        if !is_same {
+            standing.unsaved = standing.unsaved.saturating_add(passed);
+        }
+        if standing.unsaved >= SAVE_EVERY {
+            self.save(index);
+        }
+    }
+
+    /// That schedule time stands still, or goes on, is no other state, but something to know.
+    fn note_held(&mut self, index: usize, release: &Release) {
+        let (rule, reason) = match &release.outside.held {
+            Some(held) => (held.rule, format!("held at {}: {}", release.weights, held.why)),
+            None => (Rule::GoesOn, format!("goes on at {}", release.weights)),
+        };
+        let evidence = self.judgement(index).and_then(|judgement| judgement.evidence().cloned());
+        let cause = Cause { evidence: evidence.as_ref(), ..Cause::new(rule.name(), rule.cause().name()).by(rule) };
+        let mut entry = self.entry(index, release, release, Some(cause));
+        tracing::info!(service = self.services[index].name, reason, "release_held");
+        entry.decision.iter_mut().for_each(|decision| reason.clone_into(&mut decision.reason));
+        self.journal.write(entry);
+    }
+}
+
+/// New flows of v1 and of v2 that went where they did by a pin, or for want of a live backend.
+fn unweighted(counters: &[BackendReading], service: usize) -> (u64, u64) {
+    let of = |version: Version| {
+        let own = counters.iter().filter(|reading| (reading.service, reading.version) == (service, version));
+        own.map(|reading| reading.counters.pinned_flows + reading.counters.fallback_flows).sum()
+    };
+    (of(Version::V1), of(Version::V2))
+}
