@@ -4,6 +4,7 @@
 //! expected and what to do, and all errors of a file are reported together.
 
 mod agent;
+mod external;
 mod health;
 mod mode;
 mod network;
@@ -25,6 +26,7 @@ use std::{
 use grayxdp_common::ids::Version;
 
 pub use self::agent::{BPFFS_DEFAULT, SOCKET_DEFAULT};
+pub use self::external::{External, Query, Webhook};
 pub use self::health::{Check, HealthCheck, StatusRange};
 pub use self::mode::Mode;
 pub use self::problems::{ConfigError, ConfigErrors};
@@ -44,7 +46,7 @@ use crate::decide::{
 };
 
 /// All that a config file says.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Config {
     /// The agent's own settings.
     pub agent: AgentConfig,
@@ -98,7 +100,7 @@ pub enum XdpMode {
 }
 
 /// A service and its release.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct ServiceConfig {
     /// Unique; lower-case letters, digits and hyphens.
     pub name: String,
@@ -138,6 +140,8 @@ pub struct ServiceConfig {
     pub order: Order,
     /// What a rollback does to v2's open connections.
     pub on_rollback: OnRollback,
+    /// What others measure of the release, and who is asked or told about it.
+    pub external: External,
     /// How the backends are checked; `None` if they are not.
     pub health: Option<HealthCheck>,
 }

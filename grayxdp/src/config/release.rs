@@ -4,7 +4,7 @@ use grayxdp_common::weight::Weight;
 use toml::Spanned;
 
 use super::{
-    OnRollback,
+    External, OnRollback, external,
     section::{Item, Section, list},
     value,
 };
@@ -13,7 +13,7 @@ use crate::decide::{
     schedule::{Growth, Schedule},
 };
 
-pub(super) const KEYS: &[&str] = &["schedule", "order", "on_rollback"];
+pub(super) const KEYS: &[&str] = &["schedule", "order", "on_rollback", "query", "webhook"];
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -39,11 +39,17 @@ pub(super) struct Release {
     pub(super) schedule: Schedule,
     pub(super) order: Order,
     pub(super) on_rollback: OnRollback,
+    pub(super) external: External,
 }
 
 impl Default for Release {
     fn default() -> Self {
-        Self { schedule: Schedule::Manual, order: Order::Together, on_rollback: OnRollback::Keep }
+        Self {
+            schedule: Schedule::Manual,
+            order: Order::Together,
+            on_rollback: OnRollback::Keep,
+            external: External::default(),
+        }
     }
 }
 
@@ -55,6 +61,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<Release> {
     let order = section.or("order", default.order, |value| value::choice(value, &orders));
     let choices = [OnRollback::Keep, OnRollback::Sever].map(|choice| (choice.name(), choice));
     let on_rollback = section.or("on_rollback", default.on_rollback, |value| value::choice(value, &choices));
+    let external = external::read(section);
     let (schedule, order) = (schedule?, order?.into_inner());
     if (&schedule, order) == (&Schedule::Manual, Order::OneByOne) {
         section.optional_item("order")?.note(
@@ -63,7 +70,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<Release> {
         );
         return None;
     }
-    Some(Release { schedule, order, on_rollback: on_rollback?.into_inner() })
+    Some(Release { schedule, order, on_rollback: on_rollback?.into_inner(), external: external? })
 }
 
 /// `None` after a problem was noted.

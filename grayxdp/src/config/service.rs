@@ -229,6 +229,7 @@ impl RawService {
             schedule: release.schedule,
             order: release.order,
             on_rollback: release.on_rollback,
+            external: release.external,
             health: self.health?,
         })
     }

@@ -92,6 +92,7 @@ fn the_example_means_this() {
         },
         order: Order::Together,
         on_rollback: OnRollback::Keep,
+        external: External::default(),
         health: None,
     };
     let agent = AgentConfig {

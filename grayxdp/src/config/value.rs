@@ -120,7 +120,7 @@ fn millionths(value: &DeValue<'_>, range: RangeInclusive<f64>) -> Option<Million
     Some(Millionths(millionths))
 }
 
-fn number(value: &DeValue<'_>) -> Option<f64> {
+pub(super) fn number(value: &DeValue<'_>) -> Option<f64> {
     match value {
         DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().parse().ok(),
         DeValue::Float(float) => float.as_str().parse().ok(),
