@@ -7,6 +7,7 @@ pub mod agent;
 pub mod api;
 pub mod config;
 pub mod dns;
+pub mod faulty;
 pub mod load;
 pub mod netns;
 pub mod process;

@@ -76,6 +76,8 @@ pub enum Event {
     Answered(Sample),
     /// Not answered, or by the wrong version.
     Failed {
+        /// Before anything was sent.
+        started: Instant,
         /// What went wrong, from which source.
         cause: String,
     },
@@ -191,7 +193,7 @@ impl Clients {
                     finished: Instant::now(),
                     version: answer.version,
                 }),
-                Err(error) => Event::Failed { cause: format!("new connection from {source}: {error:#}") },
+                Err(error) => Event::Failed { started, cause: format!("new connection from {source}: {error:#}") },
             });
         }
     }
@@ -204,10 +206,10 @@ impl Clients {
             }
             sleep(Duration::from_millis(20)).await;
         }
-        let source = self.source();
+        let (source, started) = (self.source(), Instant::now());
         if let Err(error) = self.talk(connection, source).await {
             let cause = format!("keep-alive connection {connection} from {source}: {error:#}");
-            self.tell(Event::Failed { cause });
+            self.tell(Event::Failed { started, cause });
         }
     }
 
@@ -254,7 +256,7 @@ impl Tally {
         let mut tally = Self::default();
         for event in events {
             match event {
-                Event::Failed { cause } => tally.failures.push(cause.clone()),
+                Event::Failed { cause, .. } => tally.failures.push(cause.clone()),
                 Event::Answered(sample) => {
                     tally.answered += 1;
                     tally.slowest = tally.slowest.max(sample.finished - sample.started);

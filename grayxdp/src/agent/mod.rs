@@ -8,6 +8,7 @@ mod answers;
 mod api;
 mod explain;
 mod exporter;
+mod external;
 #[cfg(test)]
 mod fake_kernel;
 mod flows;

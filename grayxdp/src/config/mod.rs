@@ -4,6 +4,7 @@
 //! expected and what to do, and all errors of a file are reported together.
 
 mod agent;
+mod external;
 mod health;
 mod mode;
 mod network;
@@ -26,6 +27,7 @@ use std::{
 use grayxdp_common::ids::Version;
 
 pub use self::agent::{BPFFS_DEFAULT, SOCKET_DEFAULT};
+pub use self::external::{External, Query, Webhook};
 pub use self::health::{Check, HealthCheck, StatusRange};
 pub use self::mode::Mode;
 pub use self::problems::{ConfigError, ConfigErrors};
@@ -142,6 +144,8 @@ pub struct ServiceConfig {
     pub on_rollback: OnRollback,
     /// What stops, ends and undoes its release beside the schedule.
     pub policy: Policy,
+    /// What others measure of the release, and who is asked or told about it.
+    pub external: External,
     /// How the backends are checked; `None` if they are not.
     pub health: Option<HealthCheck>,
 }

@@ -4,7 +4,7 @@ use grayxdp_common::weight::Weight;
 use toml::Spanned;
 
 use super::{
-    OnRollback, policy,
+    External, OnRollback, external, policy,
     policy::RawPolicy,
     section::{Item, Section, list},
     value,
@@ -26,6 +26,8 @@ pub(super) const KEYS: &[&str] = &[
     "progress_deadline",
     "on_deadline",
     "rollback_window",
+    "query",
+    "webhook",
 ];
 
 #[derive(Clone, Copy)]
@@ -53,6 +55,7 @@ pub(super) struct Release {
     pub(super) order: Order,
     pub(super) on_rollback: OnRollback,
     pub(super) policy: RawPolicy,
+    pub(super) external: External,
 }
 
 impl Default for Release {
@@ -62,6 +65,7 @@ impl Default for Release {
             order: Order::Together,
             on_rollback: OnRollback::Keep,
             policy: RawPolicy::default(),
+            external: External::default(),
         }
     }
 }
@@ -75,6 +79,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<Release> {
     let choices = [OnRollback::Keep, OnRollback::Sever].map(|choice| (choice.name(), choice));
     let on_rollback = section.or("on_rollback", default.on_rollback, |value| value::choice(value, &choices));
     let policy = policy::read(section, schedule.as_ref());
+    let external = external::read(section);
     let (schedule, order) = (schedule?, order?.into_inner());
     if (&schedule, order) == (&Schedule::Manual, Order::OneByOne) {
         section.optional_item("order")?.note(
@@ -83,7 +88,8 @@ pub(super) fn read(section: &Section<'_>) -> Option<Release> {
         );
         return None;
     }
-    Some(Release { schedule, order, on_rollback: on_rollback?.into_inner(), policy: policy? })
+    let on_rollback = on_rollback?.into_inner();
+    Some(Release { schedule, order, on_rollback, policy: policy?, external: external? })
 }
 
 /// `None` after a problem was noted.

@@ -190,7 +190,18 @@ impl<'a> Section<'a> {
 
     /// The tables of a key, at least one.
     pub(super) fn required_sections(&self, key: &str, keys: &[&str], help: &str) -> Option<Vec<Section<'a>>> {
-        let item = self.required_item(key, help)?;
+        self.sections(&self.required_item(key, help)?, key, keys)
+    }
+
+    /// The tables of a key, none if it is not there; `None` after a problem was noted.
+    pub(super) fn optional_sections(&self, key: &str, keys: &[&str]) -> Option<Vec<Section<'a>>> {
+        match self.optional_item(key) {
+            Some(item) => self.sections(&item, key, keys),
+            None => Some(Vec::new()),
+        }
+    }
+
+    fn sections(&self, item: &Item<'a>, key: &str, keys: &[&str]) -> Option<Vec<Section<'a>>> {
         let Some(tables) = item.value.get_ref().as_array().filter(|tables| !tables.is_empty()) else {
             item.wrong(Wrong::new(format!("one or more `[[{key}]]`"), format!("begin each with a line `[[{key}]]`")));
             return None;
@@ -206,6 +217,11 @@ impl<'a> Section<'a> {
     /// Notes a problem of the whole table.
     pub(super) fn note(&self, message: impl Into<String>, help: impl Into<String>) {
         self.problems.note(self.header(), message, help);
+    }
+
+    /// Notes a problem of a part of the table.
+    pub(super) fn note_at(&self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        self.problems.note(span, message, help);
     }
 
     /// What to call it.

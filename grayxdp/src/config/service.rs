@@ -231,6 +231,7 @@ impl RawService {
             order: release.order,
             on_rollback: release.on_rollback,
             policy: release.policy.with_key(key),
+            external: release.external,
             health: self.health?,
         })
     }

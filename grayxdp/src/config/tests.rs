@@ -100,6 +100,7 @@ fn the_example_means_this() {
             rollback_window: Duration::from_secs(600),
             ..Policy::bare()
         },
+        external: External::default(),
         health: None,
     };
     let agent = AgentConfig {

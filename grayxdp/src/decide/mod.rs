@@ -3,6 +3,7 @@
 pub mod controller;
 pub mod evidence;
 pub mod explain;
+pub mod external;
 pub mod health;
 pub mod judge;
 pub mod maglev;

@@ -5,11 +5,14 @@ use std::time::Duration;
 use clap::Parser;
 use grayxdp_tests::topology::Family;
 
+use crate::fault::FaultKind;
+
 /// Releases a real HTTP server from v1 to v2 in network namespaces of this machine, under real traffic.
 #[derive(Parser, Debug)]
 #[command(
     name = "demo",
-    after_help = "Exit codes: 0 no request failed and the share followed the weight; 1 otherwise; 2 usage; 130 interrupted."
+    after_help = "Exit codes: 0 no request failed and the share followed the weight (with --fault: it was rolled back by itself); 1 \
+                  otherwise; 2 usage; 130 interrupted."
 )]
 pub(crate) struct Args {
     /// Clients, VIP and backends on IPv6.
@@ -21,6 +24,9 @@ pub(crate) struct Args {
     /// How long the release takes from 0 to 100 %.
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(5..=600))]
     seconds: u32,
+    /// v2 goes bad at 20 %, and the release has to roll back by itself.
+    #[arg(long, value_name = "KIND")]
+    pub(crate) fault: Option<FaultKind>,
 }
 
 /// The linear schedule of the release.
@@ -56,7 +62,7 @@ mod tests {
     fn every_ramp_ends_at_100_percent_in_time() {
         for (seconds, step, every_ms) in [(5, 20, 1000), (10, 10, 1000), (30, 4, 1200), (60, 2, 1200), (600, 2, 12_000)]
         {
-            let args = Args { ipv6: false, json: false, seconds };
+            let args = Args { ipv6: false, json: false, seconds, fault: None };
             assert_eq!(args.ramp(), Ramp { step, every: Duration::from_millis(every_ms) }, "{seconds} s");
         }
     }

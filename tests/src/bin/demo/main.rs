@@ -3,6 +3,7 @@
 //! Ends with exit code 0 only if no request failed and the measured share followed the weight.
 
 mod args;
+mod fault;
 mod preflight;
 mod record;
 mod release;
@@ -14,6 +15,7 @@ use std::{process::ExitCode, thread};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use serde_json::Value;
 use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
@@ -39,22 +41,33 @@ fn demo(args: &Args) -> Result<ExitCode> {
     preflight::check()?;
     let interrupted = hear_signals()?;
     let mut screen = Screen::new();
-    let summary = Builder::new_current_thread().enable_all().build()?.block_on(async {
+    let ended = Builder::new_current_thread().enable_all().build()?.block_on(async {
         tokio::select! {
             // Dropped half-way, it still removes all that it made.
-            summary = release::run(args, &mut screen) => summary.map(Some),
+            ended = show(args, &mut screen) => ended.map(Some),
             _ = interrupted => Ok(None),
         }
     })?;
-    let Some(summary) = summary else {
+    let Some((json, is_good)) = ended else {
         eprintln!("demo: interrupted; everything is removed");
         return Ok(ExitCode::from(INTERRUPTED));
     };
-    summary.print(&mut screen);
     if args.json {
-        screen.line(&summary.json().to_string());
+        screen.line(&json.to_string());
     }
-    Ok(if summary.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs and prints it; returns the facts, and whether all promises held.
+async fn show(args: &Args, screen: &mut Screen) -> Result<(Value, bool)> {
+    if let Some(kind) = args.fault {
+        let summary = fault::run(args, kind, screen).await?;
+        summary.print(screen);
+        return Ok((summary.json(), summary.is_good()));
+    }
+    let summary = release::run(args, screen).await?;
+    summary.print(screen);
+    Ok((summary.json(), summary.is_good()))
 }
 
 /// The first SIGINT or SIGTERM is told to the receiver; the second ends the process, and leaves the cleaning up to

@@ -5,7 +5,7 @@ use std::{env, path::Path};
 use anyhow::{Context, Result, bail, ensure};
 use grayxdp_tests::{agent, sweep};
 
-const TOOLS: [&str; 3] = ["nginx", "ip", "ethtool"];
+const TOOLS: [&str; 4] = ["nginx", "ip", "ethtool", "nft"];
 
 pub(crate) fn check() -> Result<()> {
     ensure!(

@@ -28,6 +28,7 @@ pub(crate) struct Record {
     /// Keep-alive connections and where they began; a moved one is a failure.
     pub(crate) keep_alive: BTreeMap<usize, Version>,
     pub(crate) slowest: Duration,
+    failures: Vec<Instant>,
     recent: VecDeque<(Instant, Version)>,
 }
 
@@ -36,8 +37,9 @@ impl Record {
         for event in events {
             self.requests += 1;
             match event {
-                Event::Failed { cause } => {
+                Event::Failed { started, cause } => {
                     self.failed += 1;
+                    self.failures.push(started);
                     if self.causes.len() < CAUSES_MAX {
                         self.causes.push(cause);
                     }
@@ -55,6 +57,11 @@ impl Record {
         let count = self.recent.len();
         let v2 = self.recent.iter().filter(|(_, version)| *version == Version::V2).count();
         (count > 0).then(|| (100.0 * v2 as f64 / count as f64, count))
+    }
+
+    /// Failed requests that began from this moment on.
+    pub(crate) fn failed_since(&self, moment: Instant) -> u64 {
+        self.failures.iter().filter(|started| **started >= moment).count() as u64
     }
 
     pub(crate) fn keep_alive_on(&self, version: Version) -> usize {
