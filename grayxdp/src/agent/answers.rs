@@ -91,10 +91,10 @@ impl<K: Kernel> Agent<K> {
     }
 
     /// News of what runs beside the loop.
-    pub(super) fn hear(&mut self, news: &News) {
+    pub(super) fn hear(&mut self, news: News) {
         match news {
             News::NextHops(snapshot) => {
-                let told = self.releases.kernel_mut().set_next_hops(snapshot);
+                let told = self.releases.kernel_mut().set_next_hops(&snapshot);
                 self.has_next_hops = told.is_ok();
                 if let Err(error) = told {
                     tracing::warn!("next_hops_not_applied {error}; the kernel is asked for the way of each packet");
@@ -104,7 +104,8 @@ impl<K: Kernel> Agent<K> {
                 self.has_next_hops = false;
                 tracing::warn!("next_hops_lost: the kernel is asked for the way of each packet");
             }
-            News::Health(event) => self.releases.health_changed(event),
+            News::Health(event) => self.releases.health_changed(&event),
+            News::External(heard) => self.releases.hear(heard),
         }
         self.lend();
     }

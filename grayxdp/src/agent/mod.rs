@@ -29,7 +29,7 @@ mod watches;
 
 use std::{io, net::SocketAddr};
 
-pub use self::{run::run, socket::SocketError};
+pub use self::{external::ClientError as ExternalError, run::run, socket::SocketError};
 use crate::{kernel::KernelError, store::StoreError};
 
 /// Why the agent could not start, or had to end.
@@ -55,6 +55,9 @@ pub enum AgentError {
     /// The kernel refuses.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// Others cannot be asked or called.
+    #[error(transparent)]
+    External(#[from] ExternalError),
     /// The system refuses what every process may have.
     #[error("cannot {what}: {source}")]
     System {

@@ -5,6 +5,7 @@
 
 mod error;
 mod health;
+mod others;
 mod settings;
 mod take_over;
 mod time;
@@ -22,8 +23,8 @@ pub(super) use self::{
     health::then,
     settings::{Change, applied},
 };
-use self::time::Looks;
-use super::{analysis::Analysis, journal::Journal, kernel::Kernel};
+use self::{others::Opinions, time::Looks};
+use super::{analysis::Analysis, external::External, journal::Journal, kernel::Kernel};
 use crate::{
     config::{OnRollback, ServiceConfig},
     decide::{
@@ -76,6 +77,8 @@ struct Standing {
     health_behind: bool,
     /// What the judge has seen of it.
     analysis: Analysis,
+    /// What others have said of it.
+    opinions: Opinions,
     /// For how long nothing of what has passed was stored.
     unsaved: Duration,
     /// The kernel may have more than is wanted: a write to it failed.
@@ -96,21 +99,30 @@ pub(super) struct Releases<K> {
     journal: Journal,
     kernel: K,
     looks: Looks,
+    /// Who asks and calls others; none before the agent's loop begins.
+    external: Option<External>,
+    /// This host's name, for those who are told.
+    host: String,
 }
 
 impl<K: Kernel> Releases<K> {
     /// Of these services, steered by this kernel. Call [`Self::take_over`] next.
     pub(super) fn new(services: Vec<ServiceConfig>, kernel: K, store: Store) -> Self {
         let standings = Vec::with_capacity(services.len());
-        Self { standings, services, journal: Journal::new(store), kernel, looks: Looks::default() }
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let (journal, looks) = (Journal::new(store), Looks::default());
+        Self { standings, services, journal, kernel, looks, external: None, host }
     }
 
     /// Carries a command out. When this returns, the kernel has the weights.
     pub(super) fn command(&mut self, name: &str, command: Event, cause: Cause<'_>) -> Result<usize, CommandError> {
         let index = self.index(name)?;
         let rolls_back = command == Event::Rollback;
+        // Whoever says which weight it is to be has decided that.
+        let decides = !matches!(command, Event::Start | Event::Resume);
         let next = controller::step(self.services[index].terms(), self.release(index), command)
             .map_err(|refusal| CommandError::Refused { service: name.to_owned(), refusal })?;
+        let next = if decides { next } else { self.without_unasked_raise(index, next) };
         self.standings[index].retry_in = Duration::ZERO;
         self.apply(index, next, cause)?;
         if rolls_back {
@@ -169,6 +181,7 @@ impl<K: Kernel> Releases<K> {
         let (before, after) = (self.release(index).clone(), next.clone());
         if controller::needs_new_evidence(&before, &next) {
             self.standings[index].analysis.begin_anew(&next.weights);
+            self.standings[index].opinions.begin_anew();
             self.looks.at_once();
         }
         let applied = if exposes_more(&before, &next) {
@@ -183,6 +196,7 @@ impl<K: Kernel> Releases<K> {
         // Weights that could not be lowered are still what is wanted from now on.
         if *self.release(index) == after {
             log_change(&self.services[index].name, &before, &after, cause);
+            self.tell(index, &before, &after, cause);
         }
         applied
     }
@@ -254,6 +268,7 @@ impl<K: Kernel> Releases<K> {
                 let entry = self.entry(index, &after, &before, Some(taken));
                 self.journal.write(entry);
                 log_change(&service, &before, &after, taken);
+                self.tell(index, &before, &after, taken);
                 self.take(index, after);
                 self.sever(index)
             }

@@ -24,6 +24,7 @@ use super::{
     AgentError,
     answers::Agent,
     api, exporter,
+    external::External,
     kernel::Kernel,
     releases::{Releases, applied},
     request,
@@ -73,8 +74,10 @@ enum End {
 async fn serve(config: &Config) -> Result<(), AgentError> {
     let mut signals = Signals::new()?;
     let listeners = Listeners::bind(&config.agent).await?;
+    let (external, heard) = External::start(&config.services)?;
     let (mut agent, interfaces) = start(config)?;
-    let mut watches = Watches::start(interfaces, agent.subjects());
+    agent.releases.set_external(external);
+    let mut watches = Watches::start(interfaces, agent.subjects(), heard);
     let (servers, mut requests) = Servers::start(listeners);
     tell_service_manager(NotifyState::Ready);
     tracing::info!(socket = %config.agent.socket.display(), metrics = %config.agent.metrics, "agent_ready");
@@ -183,7 +186,7 @@ async fn turn<K: Kernel>(
                     watches.follow(agent.subjects());
                 }
             }
-            news = watches.next() => agent.hear(&news),
+            news = watches.next() => agent.hear(news),
             _ = ticks.tick() => agent.tick(Instant::now()),
         }
     }

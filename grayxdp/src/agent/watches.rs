@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use tokio::sync::{mpsc, watch};
 
 use super::{
+    external::Heard,
     health::{self, Checker, Event, Target},
     next_hops::{self, Snapshot, Watcher},
 };
@@ -18,6 +19,8 @@ pub(super) enum News {
     NextHopsLost,
     /// A backend's health is another than before.
     Health(Event),
+    /// A query or a webhook was answered.
+    External(Heard),
 }
 
 /// Whom to watch.
@@ -35,12 +38,14 @@ pub(super) struct Watches {
     subjects: Subjects,
     hops: Option<(Watcher, watch::Receiver<Snapshot>)>,
     checks: Option<(Checker, mpsc::Receiver<Event>)>,
+    heard: Option<mpsc::Receiver<Heard>>,
 }
 
 impl Watches {
     /// Begins, as tasks of the present tokio runtime. `interfaces` are those that packets may leave by, by index. Where next
-    /// hops cannot be watched the packet program asks the kernel for each packet, which costs time and nothing else.
-    pub(super) fn start(interfaces: Vec<u32>, subjects: Subjects) -> Self {
+    /// hops cannot be watched the packet program asks the kernel for each packet, which costs time and nothing else. `heard`
+    /// is what comes from those who ask others.
+    pub(super) fn start(interfaces: Vec<u32>, subjects: Subjects, heard: mpsc::Receiver<Heard>) -> Self {
         let hops = match next_hops::watch(subjects.addresses.clone(), interfaces) {
             Ok((watcher, mut snapshots)) => {
                 // The first reading is news, too.
@@ -53,7 +58,7 @@ impl Watches {
             }
         };
         let checks = Some(health::start(subjects.targets.clone()));
-        Self { subjects, hops, checks }
+        Self { subjects, hops, checks, heard: Some(heard) }
     }
 
     /// Watches these from now on.
@@ -84,7 +89,19 @@ impl Watches {
                 None => std::future::pending().await,
             }
         };
+        let external = async {
+            let heard = match &mut self.heard {
+                Some(heard) => heard.recv().await,
+                None => None,
+            };
+            match heard {
+                Some(heard) => heard,
+                // Nobody is asked.
+                None => std::future::pending().await,
+            }
+        };
         let news = tokio::select! {
+            heard = external => News::External(heard),
             snapshot = hops => snapshot.map_or(News::NextHopsLost, News::NextHops),
             event = checks => News::Health(event),
         };

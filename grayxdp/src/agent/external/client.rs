@@ -15,7 +15,7 @@ const USER_AGENT: &str = concat!("grayxdp/", env!("CARGO_PKG_VERSION"));
 /// Why there can be no client.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot prepare HTTP calls for queries and webhooks: {0}")]
-pub(in crate::agent) struct ClientError(String);
+pub struct ClientError(String);
 
 /// Keeps connections open between calls.
 #[derive(Clone, Debug)]

@@ -9,7 +9,10 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
-use crate::decide::{evidence::Evidence, external::hook::Raise};
+use crate::{
+    decide::{controller::Release, evidence::Evidence, external::hook::Raise},
+    percent::percent,
+};
 
 const SPEC_VERSION: &str = "1.0";
 const CONTENT_TYPE: &str = "application/json";
@@ -115,7 +118,6 @@ impl CloudEvent {
 impl Data {
     /// About a raise that is due.
     pub(in crate::agent) fn of_raise(service: &str, state: &str, raise: Raise, reason: String) -> Self {
-        let percent = crate::percent::percent;
         Self {
             service: service.to_owned(),
             state: state.to_owned(),
@@ -124,6 +126,25 @@ impl Data {
             reason,
             actor: "schedule".to_owned(),
             evidence: None,
+        }
+    }
+
+    /// About a change that was made.
+    pub(in crate::agent) fn of_change(
+        service: &str,
+        before: &Release,
+        after: &Release,
+        actor: &str,
+        evidence: Option<&Evidence>,
+    ) -> Self {
+        Self {
+            service: service.to_owned(),
+            state: after.state.name().to_owned(),
+            from: percent(before.weights.mean()),
+            to: percent(after.weights.mean()),
+            reason: after.reason.clone(),
+            actor: actor.to_owned(),
+            evidence: evidence.map(EvidenceData::from),
         }
     }
 }

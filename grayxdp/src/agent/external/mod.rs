@@ -16,8 +16,9 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
-use self::client::{Client, ClientError};
-pub(super) use self::cloud_event::{CloudEvent, Kind};
+use self::client::Client;
+pub use self::client::ClientError;
+pub(super) use self::cloud_event::{CloudEvent, Data, Kind};
 use crate::{
     config::{Query, ServiceConfig, Webhook},
     decide::external::{Answers, fill_in, hook::Raise},

@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Cause, Releases, Standing,
+    others::Opinions,
     settings::{self, Canary},
 };
 use crate::{
@@ -57,6 +58,7 @@ impl<K: Kernel> Releases<K> {
         Standing {
             unsaved: Duration::ZERO,
             analysis: analysis(service, &release, seen),
+            opinions: Opinions::new(&service.external),
             release,
             schedule_text,
             shards_text,

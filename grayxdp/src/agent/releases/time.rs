@@ -73,7 +73,9 @@ impl<K: Kernel> Releases<K> {
             Err(error) => {
                 let complaint = error.to_string();
                 if self.looks.complaint.as_ref() != Some(&complaint) {
-                    tracing::error!("signals_not_read {complaint}. No release gets further until they can be read again");
+                    tracing::error!(
+                        "signals_not_read {complaint}. No release gets further until they can be read again"
+                    );
                     self.looks.complaint = Some(complaint);
                 }
                 return;
@@ -84,10 +86,10 @@ impl<K: Kernel> Releases<K> {
         }
         let mut unsaved = Vec::new();
         for index in judged {
-            let reading = signals.iter().find(|each| each.service == index).map(|signals| Reading {
-                signals: signals.clone(),
-                unweighted: unweighted(&counters, index),
-            });
+            let reading = signals
+                .iter()
+                .find(|each| each.service == index)
+                .map(|signals| Reading { signals: signals.clone(), unweighted: unweighted(&counters, index) });
             let weights = self.release(index).weights.clone();
             let judgement = self.standings[index].analysis.look(reading, &weights, elapsed).clone();
             self.observe(index, Event::Judged(judgement));
@@ -155,8 +157,14 @@ impl<K: Kernel> Releases<K> {
         if self.standings[index].health_behind {
             self.bring_health(index);
         }
+        self.consult(index, passed);
+        let passed = self.due(index, passed);
         let before = self.release(index);
         let Ok(next) = controller::step(self.services[index].terms(), before, Event::Elapsed(passed)) else { return };
+        if !self.is_permitted(index, &next, passed) {
+            return;
+        }
+        let before = self.release(index);
         if next.weights != before.weights || next.state != before.state {
             let evidence = self.judgement(index).and_then(|judgement| judgement.evidence().cloned());
             match self.decide(index, next, evidence.as_ref()) {
@@ -196,6 +204,13 @@ impl<K: Kernel> Releases<K> {
         let cause = Cause { evidence: evidence.as_ref(), ..Cause::new(rule.name(), rule.cause().name()).by(rule) };
         let mut entry = self.entry(index, release, release, Some(cause));
         tracing::info!(service = self.services[index].name, reason, "release_held");
+        let told = Release { reason: reason.clone(), ..release.clone() };
+        self.tell(
+            index,
+            release,
+            &told,
+            Cause { evidence: evidence.as_ref(), ..Cause::new(rule.name(), rule.cause().name()) },
+        );
         entry.decision.iter_mut().for_each(|decision| reason.clone_into(&mut decision.reason));
         self.journal.write(entry);
     }

@@ -90,6 +90,8 @@ impl Event {
 pub struct External {
     /// Why it is to wait; `None` if nothing speaks against going on.
     pub hold: Option<String>,
+    /// Why a person has to look.
+    pub freeze: Option<String>,
     /// The harm that was found.
     pub fail: Option<Box<Evidence>>,
 }

@@ -52,7 +52,20 @@ pub(super) fn external(terms: Terms<'_>, release: &Release, external: External) 
         Some(evidence) if is_open(terms.policy, &release) => {
             harm(terms.policy, &release, Rule::ExternalFailure, &evidence)
         }
-        _ => release,
+        _ => match external.freeze {
+            Some(why) if release.state == State::Progressing => frozen(&release, &why),
+            _ => release,
+        },
+    }
+}
+
+fn frozen(release: &Release, why: &str) -> Release {
+    Release {
+        state: State::Frozen,
+        rule: Rule::ExternalHold,
+        reason: format!("frozen at {}: {why}; `resume` goes on from there", release.weights),
+        outside: Outside { held: None, ..release.outside.clone() },
+        ..release.clone()
     }
 }
 
