@@ -2,8 +2,10 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 /// The figures behind one judgement. Kept with every decision, printed with every event.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Evidence {
     /// What was compared: `errors`, `latency`, `saturation`, `share`, `max_error_rate`, the name of a metric …
     pub signal: String,
