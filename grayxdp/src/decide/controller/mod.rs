@@ -122,4 +122,6 @@ pub fn step(terms: Terms<'_>, release: &Release, event: Event) -> Result<Release
 }
 
 #[cfg(test)]
+mod closed_loop;
+#[cfg(test)]
 mod tests;
