@@ -106,10 +106,8 @@ impl Analysis {
         let (now, before) = (&reading.signals, &seen.signals);
         let backends: Vec<(SocketAddr, Counts)> =
             now.backends.iter().map(|(address, counts)| (*address, counts_since(*address, *counts, before))).collect();
-        let unweighted = (
-            grown(reading.unweighted.0, seen.unweighted.0),
-            grown(reading.unweighted.1, seen.unweighted.1),
-        );
+        let unweighted =
+            (grown(reading.unweighted.0, seen.unweighted.0), grown(reading.unweighted.1, seen.unweighted.1));
         let (v1, v2): (Signals, Signals) = (now.v1.since(&before.v1), now.v2.since(&before.v2));
         self.judge.tick(&Tick { elapsed, weight: self.weight, v1: &v1, v2: &v2, unweighted, backends: &backends })
     }

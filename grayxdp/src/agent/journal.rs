@@ -5,10 +5,7 @@
 //! written when it can be. What is written ahead says what it raises from, until the kernel has it: so that the next
 //! agent can tell a raise that was cut short from a lowering that was.
 
-use std::{
-    collections::VecDeque,
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use crate::store::{Asked, Entry, Recorded, Store, StoreError, StoredRelease};
 

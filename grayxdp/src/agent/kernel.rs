@@ -21,8 +21,8 @@ use crate::{
     decide::{
         evidence::Evidence,
         pin::Pin,
-        signals::ServiceSignals,
         settings::{BackendSetting, BackendState},
+        signals::ServiceSignals,
         weights::Weights,
     },
     kernel::{BackendReading, BackendSetup, DataPlane, FlowReading, KernelError, PinRules, Standing},

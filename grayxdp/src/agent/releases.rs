@@ -17,12 +17,12 @@ use std::{
 
 use grayxdp_common::weight::Weight;
 
+use self::time::Looks;
 pub(super) use self::{
     error::CommandError,
     health::then,
     settings::{Change, applied},
 };
-use self::time::Looks;
 use super::{analysis::Analysis, journal::Journal, kernel::Kernel};
 use crate::{
     config::{OnRollback, ServiceConfig},

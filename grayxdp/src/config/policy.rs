@@ -71,7 +71,8 @@ pub(super) fn read(section: &Section<'_>, schedule: Option<&Schedule>) -> Option
         None => Some(default.gates),
     };
     let promote_after = section.or("promote_after", default.promote_after, value::length);
-    let progress_deadline = section.or("progress_deadline", default.progress_deadline, |value| some(value::period(value)));
+    let progress_deadline =
+        section.or("progress_deadline", default.progress_deadline, |value| some(value::period(value)));
     let on_deadline = section.or("on_deadline", default.on_deadline, |value| value::choice(value, &deadlines));
     let rollback_window = section.or("rollback_window", default.rollback_window, value::length);
     let fits = schedule.is_none_or(|schedule| fits(section, schedule));
@@ -111,7 +112,10 @@ fn fits(section: &Section<'_>, schedule: &Schedule) -> bool {
                 return true;
             }
             item.note(
-                format!("{} does not go with a smooth schedule, which raises the weight by 0.01 % at a time", item.what()),
+                format!(
+                    "{} does not go with a smooth schedule, which raises the weight by 0.01 % at a time",
+                    item.what()
+                ),
                 "remove it and make `over` longer, or take a linear schedule",
             );
             false
@@ -337,7 +341,12 @@ accelerate = 2.5
         (LINEAR, "analysis = { max_p99 = 250 }", 15, &["a duration", "add a unit"]),
         (LINEAR, "analysis = { margin = 1 }", 15, &["a number from 1.01 to 100"]),
         (LINEAR, "analysis = { tolerate = 0.9 }", 15, &["a number from 1 to 100"]),
-        (LINEAR, "analysis = { tolerate = 2 }", 15, &["`margin` (1.5)", "not above `tolerate` (2)", "a larger `margin`"]),
+        (
+            LINEAR,
+            "analysis = { tolerate = 2 }",
+            15,
+            &["`margin` (1.5)", "not above `tolerate` (2)", "a larger `margin`"],
+        ),
         (LINEAR, "analysis = { on_failure = \"abort\" }", 15, &["one of `rollback`, `freeze`"]),
         (LINEAR, "analysis = { accelerate = 0.5 }", 15, &["a factor from 1 to 100"]),
         (LINEAR, "analysis = { freeze_after = \"0s\" }", 15, &["a duration from 10ms"]),
@@ -374,7 +383,8 @@ accelerate = 2.5
                 assert!(text.contains(part), "{line}: {part}: {text}");
             }
         }
-        let several = parse(LINEAR, "hold = 30\nmax_step = 0\nanalysis = { margin = 1, tolerate = 0 }").expect_err("wrong");
+        let several =
+            parse(LINEAR, "hold = 30\nmax_step = 0\nanalysis = { margin = 1, tolerate = 0 }").expect_err("wrong");
         assert_eq!(several.errors().len(), 4, "{several}");
     }
 }

@@ -91,9 +91,7 @@ fn columns(row: &Row<'_>) -> rusqlite::Result<Recorded> {
         to: weight(row, 5)?,
         state: State::from_name(&state).ok_or_else(|| unknown(6, format!("no state is called {state}")))?,
         rule: if rule.is_empty() { former_rule(&actor) } else { known_rule(&rule)? },
-        evidence: evidence
-            .map(|json| serde_json::from_str(&json).map_err(|error| unknown(10, error)))
-            .transpose()?,
+        evidence: evidence.map(|json| serde_json::from_str(&json).map_err(|error| unknown(10, error))).transpose()?,
         reason: row.get(7)?,
         actor,
     };

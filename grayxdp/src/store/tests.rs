@@ -222,7 +222,8 @@ fn a_file_of_schema_2_is_brought_up_to_date_with_its_history() {
         let oldest = &decisions[count - 1].decision;
         assert_eq!((oldest.rule, &oldest.evidence), (Rule::Schedule, &None), "as its actor says");
         let mut another = entry("web", 1000, Some("weight_changed"));
-        another.stored.release = Release { rule: Rule::Command, progress: Progress::default(), ..another.stored.release };
+        another.stored.release =
+            Release { rule: Rule::Command, progress: Progress::default(), ..another.stored.release };
         store.append(&[another]).expect("writable");
     }
 }
@@ -245,8 +246,15 @@ fn a_value_that_no_release_can_have_is_an_error() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut store = Store::open(&directory.path().join("state.db")).expect("a new store");
     store.append(&[entry("web", 1000, None)]).expect("writable");
-    for values in ["state = 'dancing'", "weights = '10001'", "weights = ''", "raised_from = '-1'", "settings = 'x'", "rule = 'x'", "progress = 'held=-1'"]
-    {
+    for values in [
+        "state = 'dancing'",
+        "weights = '10001'",
+        "weights = ''",
+        "raised_from = '-1'",
+        "settings = 'x'",
+        "rule = 'x'",
+        "progress = 'held=-1'",
+    ] {
         store.append(&[entry("web", 1000, None)]).expect("writable");
         store.connection.execute(&format!("UPDATE releases SET {values}"), []).expect("writable");
         assert!(matches!(store.release("web"), Err(StoreError::Damaged { .. })), "{values}");

@@ -73,7 +73,9 @@ impl<K: Kernel> Releases<K> {
             Err(error) => {
                 let complaint = error.to_string();
                 if self.looks.complaint.as_ref() != Some(&complaint) {
-                    tracing::error!("signals_not_read {complaint}. No release gets further until they can be read again");
+                    tracing::error!(
+                        "signals_not_read {complaint}. No release gets further until they can be read again"
+                    );
                     self.looks.complaint = Some(complaint);
                 }
                 return;
@@ -84,10 +86,10 @@ impl<K: Kernel> Releases<K> {
         }
         let mut unsaved = Vec::new();
         for index in judged {
-            let reading = signals.iter().find(|each| each.service == index).map(|signals| Reading {
-                signals: signals.clone(),
-                unweighted: unweighted(&counters, index),
-            });
+            let reading = signals
+                .iter()
+                .find(|each| each.service == index)
+                .map(|signals| Reading { signals: signals.clone(), unweighted: unweighted(&counters, index) });
             let weights = self.release(index).weights.clone();
             let judgement = self.standings[index].analysis.look(reading, &weights, elapsed).clone();
             self.observe(index, Event::Judged(judgement));

@@ -247,7 +247,11 @@ fn a_raise_waits_for_the_hold_after_the_last_one_and_not_longer() {
         ],
     );
     let shorter = Policy { hold: seconds(30), ..Policy::bare() };
-    let alone = assert_scene(&shorter, &linear(100), &[(Event::Start, (Progressing, 0, 0)), (elapsed(95), (Progressing, 95, 3000))]);
+    let alone = assert_scene(
+        &shorter,
+        &linear(100),
+        &[(Event::Start, (Progressing, 0, 0)), (elapsed(95), (Progressing, 95, 3000))],
+    );
     assert_eq!(alone.progress.since_raise, seconds(5));
 }
 
@@ -305,7 +309,8 @@ fn gates_stop_a_release_until_they_are_approved_or_over() {
     assert_eq!(end.rule, Rule::ScheduleEnd);
 
     let terms = Terms { plan: plan(&schedule, Order::Together), policy: &policy };
-    let at_gate = assert_scene(&policy, &schedule, &[(Event::Start, (Progressing, 0, 0)), (elapsed(70), (Paused, 60, 1500))]);
+    let at_gate =
+        assert_scene(&policy, &schedule, &[(Event::Start, (Progressing, 0, 0)), (elapsed(70), (Paused, 60, 1500))]);
     let waits = wait(terms, &at_gate).expect("for a person");
     assert!(waits.needs_person && waits.what.contains("15.00 %") && waits.what.contains("`approve`"), "{waits:?}");
     let refusal = step(terms, &at_gate, Event::Resume).expect_err("not by that").to_string();

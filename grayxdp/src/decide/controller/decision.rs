@@ -30,11 +30,8 @@ impl Decision {
     /// As people read it: `web: v2 25.00 % → 35.00 %: errors v2/v1 0.9 [0.6, 1.3] over 41,200 connections (…)`.
     pub fn sentence(&self, service: &str) -> String {
         let Self { from, to, state, rule, evidence, reason, .. } = self;
-        let weight = if from == to {
-            format!("v2 {to} % ({})", state.name())
-        } else {
-            format!("v2 {from} % → {to} %")
-        };
+        let weight =
+            if from == to { format!("v2 {to} % ({})", state.name()) } else { format!("v2 {from} % → {to} %") };
         match evidence {
             // What a raise rests on says more than that the schedule goes on.
             Some(evidence) if *rule == Rule::Schedule => format!("{service}: {weight}: {evidence}"),

@@ -60,9 +60,10 @@ fn held(policy: &Policy, outside: &Outside) -> Option<Held> {
     let held = |rule: Rule, why: String| Some(Held { rule, why });
     match &outside.verdict {
         None => held(Rule::NoData, "the judge has not judged yet".to_owned()),
-        Some(_) if outside.age > FRESH_MAX => {
-            held(Rule::NoData, format!("the judge has had no reading of the kernel's counters for {} s", outside.age.as_secs()))
-        }
+        Some(_) if outside.age > FRESH_MAX => held(
+            Rule::NoData,
+            format!("the judge has had no reading of the kernel's counters for {} s", outside.age.as_secs()),
+        ),
         Some(Verdict::BothBad(how)) => held(Rule::BothBad, format!("v1 fails as v2 does: {how}")),
         Some(Verdict::Untrusted(why)) => held(Rule::Untrusted, format!("what is measured cannot be trusted: {why}")),
         Some(Verdict::NoWorse | Verdict::NotYet) => None,
@@ -74,7 +75,11 @@ fn hold_up(policy: &Policy, release: &Release, held: Held, passed: Duration) -> 
     let progress = Progress { held: time, healthy: Duration::ZERO, ..release.progress };
     let deadline = policy.progress_deadline.filter(|deadline| time >= *deadline);
     let Some(deadline) = deadline else {
-        return Release { progress, outside: Outside { held: Some(held), ..release.outside.clone() }, ..release.clone() };
+        return Release {
+            progress,
+            outside: Outside { held: Some(held), ..release.outside.clone() },
+            ..release.clone()
+        };
     };
     let (weights, why) = (&release.weights, held.why);
     let deadline = humantime::format_duration(deadline);
@@ -233,8 +238,7 @@ pub(super) fn interrupted(terms: Terms<'_>, mut release: Release, passed: Durati
         });
         let raises = !wanted.at_most(&release.weights);
         let spacing = if raises { spacing(terms, &release) } else { Duration::ZERO };
-        let wait =
-            real(at.saturating_sub(release.schedule_time), speed).max(spacing.saturating_sub(since_raise));
+        let wait = real(at.saturating_sub(release.schedule_time), speed).max(spacing.saturating_sub(since_raise));
         let ended = !raises && at <= release.schedule_time;
         if wait > left || ended {
             release.schedule_time = release.schedule_time.saturating_add(scheduled(left, speed)).min(at);
@@ -263,10 +267,9 @@ fn stopped_at(gate: Gate, release: Release) -> Release {
     let at = gate.at;
     let reason = match gate.pause {
         Pause::Approve => format!("at the gate at {at} %; `approve` lets it through"),
-        Pause::For(time) => format!(
-            "at the gate at {at} % for {}; `approve` lets it through earlier",
-            humantime::format_duration(time)
-        ),
+        Pause::For(time) => {
+            format!("at the gate at {at} % for {}; `approve` lets it through earlier", humantime::format_duration(time))
+        }
     };
     let progress = Progress { at_gate: Some(Duration::ZERO), ..release.progress };
     Release { state: State::Paused, rule: Rule::Gate, reason, progress, ..release }
@@ -275,7 +278,8 @@ fn stopped_at(gate: Gate, release: Release) -> Release {
 /// Behind the gate.
 pub(super) fn through_gate(policy: &Policy, release: &Release, rule: Rule, reason: String) -> Release {
     let gate = gate_reached(policy, release).map_or(release.weights.highest(), |gate| gate.at);
-    let progress = Progress { gates_passed: gate.max(release.progress.gates_passed), at_gate: None, ..release.progress };
+    let progress =
+        Progress { gates_passed: gate.max(release.progress.gates_passed), at_gate: None, ..release.progress };
     Release { state: State::Progressing, rule, reason, progress, ..release.clone() }
 }
 

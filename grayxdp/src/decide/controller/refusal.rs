@@ -52,7 +52,9 @@ pub enum Refusal {
         last: Weight,
     },
     /// `resume` at a gate.
-    #[error("the release stands at the gate at {at} %: `approve` lets it through, `rollback` sends everything back to v1")]
+    #[error(
+        "the release stands at the gate at {at} %: `approve` lets it through, `rollback` sends everything back to v1"
+    )]
     AtGate {
         /// The gate's weight.
         at: Weight,

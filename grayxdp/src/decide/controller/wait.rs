@@ -96,9 +96,7 @@ fn paused(terms: Terms<'_>, release: &Release) -> Wait {
             Pause::Approve => {
                 Wait::for_person(format!("a person at the gate at {} %: `approve` or `rollback`", gate.at))
             }
-            Pause::For(time) => {
-                Wait::until(format!("the gate at {} % to open", gate.at), time.saturating_sub(waited))
-            }
+            Pause::For(time) => Wait::until(format!("the gate at {} % to open", gate.at), time.saturating_sub(waited)),
         },
         _ => Wait::for_person("a person: `promote` or `rollback`"),
     }

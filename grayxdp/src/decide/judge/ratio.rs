@@ -13,7 +13,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ledger::Ledger, mixture::{Mixture, log_sum}};
+use super::{
+    ledger::Ledger,
+    mixture::{Mixture, log_sum},
+};
 
 /// How many times as bad as what is tolerated, and what part of the evidence looks for that.
 const WORSE: [f64; 8] = [1.15, 1.35, 1.6, 2.1, 3.0, 5.0, 12.0, 45.0];
