@@ -78,7 +78,7 @@ impl Exposure {
             // Nothing was placed by weight: what there is was pinned.
             let scale = |weight: f64| if expected > 0.0 { weight * n / expected } else { 1.0 };
             let (low, high) = (mean * scale(lowest), mean * scale(highest));
-            Share { low: low.min(mean), mean, high: high.clamp(mean, 1.0) }
+            Share { low: low.min(mean), mean, high: high.clamp(mean, 1.0), among: None }
         });
         let span = covered.max(1e-3);
         Exposed { share, past, fell: low < highest_of_late, rates: (n1 / span, n2 / span) }

@@ -33,7 +33,7 @@ use std::{net::SocketAddr, time::Duration};
 use grayxdp_common::weight::Weight;
 use serde::{Deserialize, Serialize};
 
-pub use self::{config::JudgeConfig, state::RestoreError};
+pub use self::{config::JudgeConfig, state::RestoreError, verdict::Verdict};
 use self::{
     alarm::BothFail,
     backends::Backends,
