@@ -49,12 +49,12 @@ impl Kind {
     /// Its part of the budget, before it is scaled to what there is. What tells most gets most.
     pub(super) const fn budget(self) -> f64 {
         match self {
-            Self::Errors => 0.46,
+            Self::Errors => 0.54,
             Self::Answers => 0.22,
-            Self::FirstResponse => 0.16,
-            Self::LaterResponse => 0.08,
-            Self::Handshake => 0.03,
-            Self::ZeroWindows | Self::Retransmissions => 0.015,
+            Self::FirstResponse => 0.15,
+            Self::LaterResponse => 0.07,
+            Self::Handshake => 0.02,
+            Self::ZeroWindows | Self::Retransmissions => 0.01,
         }
     }
 
@@ -203,7 +203,8 @@ impl Line {
         let Some(share) = counted.share() else { return };
         let bad = Counted { e1: counted.e1.min(counted.n1), e2: counted.e2.min(counted.n2), ..*counted };
         let dispersion = self.residual.value().max(of_groups);
-        self.ratio.absorb(bounds, &bad, Share::exactly(share), bad.n2 as f64, dispersion);
+        let among = bad.n2 as f64;
+        self.ratio.absorb(bounds, &bad, Share { among: Some(among), ..Share::exactly(share) }, among, dispersion);
         self.residual.absorb(bad.e2 as f64, (bad.e1 + bad.e2) as f64, (bad.n1 + bad.n2) as f64, share);
     }
 }

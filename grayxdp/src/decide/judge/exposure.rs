@@ -78,7 +78,7 @@ impl Exposure {
             // Nothing was placed by weight: what there is was pinned.
             let scale = |weight: f64| if expected > 0.0 { weight * n / expected } else { 1.0 };
             let (low, high) = (mean * scale(lowest), mean * scale(highest));
-            Share { low: low.min(mean), mean, high: high.clamp(mean, 1.0) }
+            Share { low: low.min(mean), mean, high: high.clamp(mean, 1.0), among: None }
         });
         let span = covered.max(1e-3);
         Exposed { share, past, fell: low < highest_of_late, rates: (n1 / span, n2 / span) }
@@ -110,10 +110,7 @@ impl Exposure {
     fn expire(&mut self) -> f64 {
         let mut covered: f64 = self.slots.iter().map(|slot| slot.seconds).sum();
         let mut past = 0.0;
-        while self.slots.len() > 1
-            && let Some(oldest) = self.slots.front()
-            && covered - oldest.seconds >= self.lag_seconds
-        {
+        while self.slots.len() > 1 && let Some(oldest) = self.slots.front() && covered - oldest.seconds >= self.lag_seconds {
             covered -= oldest.seconds;
             past += oldest.n2;
             self.slots.pop_front();
@@ -128,8 +125,7 @@ mod tests {
 
     fn after(ticks: &[(f64, f64, f64, f64)]) -> Exposed {
         let mut exposure = Exposure::new(10.0);
-        let absorbed =
-            ticks.iter().map(|&(seconds, n1, n2, weight)| exposure.absorb(seconds, n1, n2, (weight, weight)));
+        let absorbed = ticks.iter().map(|&(seconds, n1, n2, weight)| exposure.absorb(seconds, n1, n2, (weight, weight)));
         absorbed.last().expect("at least one tick")
     }
 

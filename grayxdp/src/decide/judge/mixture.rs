@@ -9,54 +9,58 @@
 use serde::{Deserialize, Serialize};
 
 /// Weight of the beginning of the release; the later beginnings share the rest.
-const FIRST: f64 = 0.8;
+const FIRST: f64 = 0.9;
 /// A new beginning after so many events: fine enough to miss little, and few enough to cost little.
 const EVENTS_BETWEEN: f64 = 8.0;
+/// Sums stay finite, however much evidence there is.
+const MOST: f64 = 1e300;
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Mixture {
-    /// `ln A_g`.
-    logs: Vec<f64>,
+    /// `A_g`.
+    values: Vec<f64>,
     /// Later beginnings so far.
     beginnings: u32,
     /// Events since the last beginning.
     events: f64,
+    /// The weight of the beginnings to come.
+    to_come: f64,
 }
 
 impl Mixture {
     /// With the prior weights of its alternatives, whose sum is one.
     pub(super) fn new(priors: &[f64]) -> Self {
-        Self { logs: priors.iter().map(|prior| (FIRST * prior).ln()).collect(), beginnings: 0, events: 0.0 }
+        let values = priors.iter().map(|prior| FIRST * prior).collect();
+        Self { values, beginnings: 0, events: 0.0, to_come: later_weight(0) }
     }
 
     /// Multiplies by a tick's factors, given as logarithms. `events` is how many things there were to learn from;
-    /// beyond the cap nothing is gathered.
+    /// beyond the cap, a logarithm, nothing is gathered.
     pub(super) fn absorb(&mut self, priors: &[f64], events: f64, cap: f64, log_factor: impl Fn(usize) -> f64) {
         if self.events >= EVENTS_BETWEEN {
             self.begin(priors);
         }
         self.events += events;
-        for (index, log) in self.logs.iter_mut().enumerate() {
-            *log = (*log + log_factor(index)).min(cap);
+        let most = cap.exp().min(MOST);
+        for (index, value) in self.values.iter_mut().enumerate() {
+            *value = (*value * log_factor(index).exp()).min(most);
         }
     }
 
     fn begin(&mut self, priors: &[f64]) {
-        let before = later_weight(self.beginnings);
         self.beginnings = self.beginnings.saturating_add(1);
         self.events = 0.0;
-        let weight = (before - later_weight(self.beginnings)).ln();
-        for (log, prior) in self.logs.iter_mut().zip(priors) {
-            *log = log_sum(*log, weight + prior.ln());
+        let left = later_weight(self.beginnings);
+        let weight = self.to_come - left;
+        self.to_come = left;
+        for (value, prior) in self.values.iter_mut().zip(priors) {
+            *value += weight * prior;
         }
     }
 
     /// The logarithm of the e-value.
     pub(super) fn log_value(&self) -> f64 {
-        let to_come = later_weight(self.beginnings).ln();
-        let most = self.logs.iter().copied().fold(to_come, f64::max);
-        let sum: f64 = self.logs.iter().map(|log| (log - most).exp()).sum();
-        most + (sum + (to_come - most).exp()).ln()
+        (self.values.iter().sum::<f64>() + self.to_come).ln()
     }
 }
 

@@ -33,6 +33,7 @@ use std::{net::SocketAddr, time::Duration};
 use grayxdp_common::weight::Weight;
 use serde::{Deserialize, Serialize};
 
+pub use self::{config::JudgeConfig, state::RestoreError, verdict::Verdict};
 use self::{
     alarm::BothFail,
     backends::Backends,
@@ -42,7 +43,6 @@ use self::{
     limits::Limit,
     share::ShareTest,
 };
-pub use self::{config::JudgeConfig, state::RestoreError};
 use super::{
     evidence::{Evidence, Judgement},
     signals::{Counts, Signals},

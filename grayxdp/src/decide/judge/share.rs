@@ -14,6 +14,8 @@ const TOLERATED: f64 = 1.1;
 const TOLERATED_OF_CLIENTS: f64 = 2.0;
 /// So many may go the wrong way at a weight of zero or one.
 const ODD_ONES: f64 = 0.001;
+/// New beginnings need not be that frequent.
+const CONNECTIONS_AS_ONE: f64 = 50.0;
 /// How far beyond that.
 const BEYOND: [f64; 4] = [1.1, 1.4, 3.0, 20.0];
 const PRIORS: [f64; 4] = [0.25; 4];
@@ -60,8 +62,8 @@ impl ShareTest {
         };
         // Under a weight of zero one connection would be proof, though it may have begun a moment before.
         let (of_v1, of_v2) = ((1.0 - low).max(ODD_ONES), high.max(ODD_ONES));
-        self.more.absorb(&PRIORS, n / dispersion, cap, |index| log_factor(n2, n, of_v2, index));
-        self.less.absorb(&PRIORS, n / dispersion, cap, |index| log_factor(n1, n, of_v1, index));
+        self.more.absorb(&PRIORS, n / (CONNECTIONS_AS_ONE * dispersion), cap, |index| log_factor(n2, n, of_v2, index));
+        self.less.absorb(&PRIORS, n / (CONNECTIONS_AS_ONE * dispersion), cap, |index| log_factor(n1, n, of_v1, index));
     }
 
     /// The logarithm of the evidence: the mean of both sides.

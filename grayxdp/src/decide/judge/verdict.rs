@@ -20,30 +20,72 @@ const WORTH_WAITING: f64 = 0.01;
 /// Evidence is printed up to here.
 const LOG_VALUE_MOST: f64 = 700.0;
 
+/// A judgement without its figures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// See [`Judgement::Harmful`].
+    Harmful,
+    /// See [`Judgement::BothBad`].
+    BothBad,
+    /// See [`Judgement::Untrusted`].
+    Untrusted,
+    /// See [`Judgement::NoWorse`].
+    NoWorse,
+    /// See [`Judgement::NotYet`].
+    NotYet,
+}
+
 impl Judge {
     /// What is to be said now, without anything new.
     pub fn judgement(&self) -> Judgement {
-        if let Some(evidence) = &self.harm {
-            return Judgement::Harmful(Box::new(evidence.clone()));
-        }
-        if let Some(evidence) = self.both_bad() {
-            return Judgement::BothBad(Box::new(evidence));
-        }
-        if let Some(evidence) = self.untrusted() {
-            return Judgement::Untrusted(Box::new(evidence));
-        }
-        let waited_for: Vec<_> = self.comparisons.iter().filter(|each| self.is_worth_waiting(each)).collect();
-        let behind = waited_for.iter().filter_map(|each| Some((*each, each.log_no_worse()?)));
-        let Some((least, (log_value, test))) = behind.min_by(|a, b| a.1.0.total_cmp(&b.1.0)) else {
-            return Judgement::NotYet(NotYet::default());
+        let of_now = match self.verdict() {
+            Verdict::Harmful => self.harm.clone().map(|evidence| Judgement::Harmful(Box::new(evidence))),
+            Verdict::BothBad => self.both_bad().map(|evidence| Judgement::BothBad(Box::new(evidence))),
+            Verdict::Untrusted => Some(Judgement::Untrusted(Box::new(self.share_evidence()))),
+            Verdict::NoWorse => self.least_cleared().map(|(evidence, _)| Judgement::NoWorse(Box::new(evidence))),
+            Verdict::NotYet => None,
         };
-        let evidence = Box::new(self.comparison_evidence(least.kind, test, log_value));
-        if log_value >= self.log_limit() {
-            return Judgement::NoWorse(evidence);
+        of_now.unwrap_or_else(|| Judgement::NotYet(self.not_yet()))
+    }
+
+    /// The same without its figures, for a fraction of the work.
+    pub fn verdict(&self) -> Verdict {
+        let enough = self.log_limit();
+        if self.harm.is_some() {
+            Verdict::Harmful
+        } else if self.failing_alike().is_some() || self.broken_limits().next().is_some() {
+            Verdict::BothBad
+        } else if self.part(SHARE_BUDGET).ln() + self.share.log_value() >= enough {
+            Verdict::Untrusted
+        } else if self.least_log_no_worse().is_some_and(|least| least >= enough) {
+            Verdict::NoWorse
+        } else {
+            Verdict::NotYet
         }
-        let time = waited_for.iter().try_fold(Duration::ZERO, |most, each| Some(most.max(self.time_to_clear(each)?)));
+    }
+
+    /// The signals whose clearing a release has to wait for.
+    fn waited_for(&self) -> impl Iterator<Item = &Comparison> {
+        self.comparisons.iter().filter(|each| self.is_worth_waiting(each))
+    }
+
+    fn least_log_no_worse(&self) -> Option<f64> {
+        self.waited_for().filter_map(|each| Some(each.log_no_worse()?.0)).min_by(f64::total_cmp)
+    }
+
+    /// The figures of the signal for whose harmlessness there is least evidence, and that evidence.
+    fn least_cleared(&self) -> Option<(Evidence, f64)> {
+        let cleared = self.waited_for().filter_map(|each| Some((each.kind, each.log_no_worse()?)));
+        let (kind, (log_value, test)) = cleared.min_by(|a, b| a.1.0.total_cmp(&b.1.0))?;
+        Some((self.comparison_evidence(kind, test, log_value), log_value))
+    }
+
+    fn not_yet(&self) -> NotYet {
+        let Some((evidence, _)) = self.least_cleared() else { return NotYet::default() };
+        let longest = |most: Duration, each| Some(most.max(self.time_to_clear(each)?));
+        let time = self.waited_for().try_fold(Duration::ZERO, longest);
         let samples = time.map(|time| whole((self.rates.0 + self.rates.1) * time.as_secs_f64()));
-        Judgement::NotYet(NotYet { evidence: Some(evidence), samples, time })
+        NotYet { evidence: Some(Box::new(evidence)), samples, time }
     }
 
     /// The evidence that is enough to blame v2, if there is.
@@ -71,22 +113,20 @@ impl Judge {
         self.limits.iter().filter(is_broken)
     }
 
-    fn both_bad(&self) -> Option<Evidence> {
+    fn failing_alike(&self) -> Option<(&BothFail, Kind)> {
         let failing = [(&self.both_errors, Kind::Errors), (&self.both_answers, Kind::Answers)];
-        let failing = failing.into_iter().find(|(both, _)| both.log_value() >= self.log_limit());
-        if let Some((both, kind)) = failing {
-            return Some(both_evidence(both, kind));
-        }
-        self.broken_limits().next().map(limit_evidence)
+        failing.into_iter().find(|(both, _)| both.log_value() >= self.log_limit())
     }
 
-    fn untrusted(&self) -> Option<Evidence> {
-        if self.part(SHARE_BUDGET).ln() + self.share.log_value() < self.log_limit() {
-            return None;
-        }
+    fn both_bad(&self) -> Option<Evidence> {
+        let alike = self.failing_alike().map(|(both, kind)| both_evidence(both, kind));
+        alike.or_else(|| self.broken_limits().next().map(limit_evidence))
+    }
+
+    fn share_evidence(&self) -> Evidence {
         let (n1, n2, expected2) = self.share.counted();
-        let n = (n1 + n2) as f64;
-        Some(Evidence { n1, n2, value: n2 as f64 / n, limit: expected2 / n, ..plain("share", "e-process") })
+        let n = ((n1 + n2) as f64).max(1.0);
+        Evidence { n1, n2, value: n2 as f64 / n, limit: expected2 / n, ..plain("share", "e-process") }
     }
 
     fn is_worth_waiting(&self, comparison: &Comparison) -> bool {
