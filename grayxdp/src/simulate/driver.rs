@@ -5,7 +5,7 @@ use std::time::Duration;
 use grayxdp_common::weight::Weight;
 
 use crate::decide::{
-    controller::{Event, Release, State, step},
+    controller::{Analysis, Event, Policy, Release, State, Terms, step},
     evidence::Judgement,
     plan::Plan,
 };
@@ -14,27 +14,34 @@ use crate::decide::{
 #[derive(Clone, Debug)]
 pub struct Driver<'a> {
     plan: Plan<'a>,
+    policy: Policy,
     release: Release,
 }
 
 impl<'a> Driver<'a> {
-    /// One that has just begun.
+    /// One that has just begun, with a judge and nothing else that stops it.
     pub fn start(plan: Plan<'a>) -> Self {
-        let idle = Release::idle();
+        let analysis = Analysis { enabled: true, ..Policy::bare().analysis };
+        Self::with_policy(plan, Policy { analysis, ..Policy::bare() })
+    }
+
+    /// One that has just begun.
+    pub fn with_policy(plan: Plan<'a>, policy: Policy) -> Self {
+        let mut driver = Self { plan, policy, release: Release::idle() };
         // An idle release can always be started.
-        let release = step(plan, &idle, Event::Start).unwrap_or(idle);
-        Self { plan, release }
+        driver.happens(Event::Start);
+        driver
     }
 
     /// What becomes of it when so much time has passed and the judge has said this.
     pub fn go_on(&mut self, passed: Duration, judgement: &Judgement) {
-        let event = match judgement {
-            Judgement::Harmful(_) => Event::Rollback,
-            // Held: nobody is to blame, and nothing is known that would allow more.
-            Judgement::BothBad(_) | Judgement::Untrusted(_) => return,
-            Judgement::NoWorse(_) | Judgement::NotYet(_) => Event::Elapsed(passed),
-        };
-        if let Ok(next) = step(self.plan, &self.release, event) {
+        self.happens(Event::Judged(judgement.clone()));
+        self.happens(Event::Elapsed(passed));
+    }
+
+    fn happens(&mut self, event: Event) {
+        let terms = Terms { plan: self.plan, policy: &self.policy };
+        if let Ok(next) = step(terms, &self.release, event) {
             self.release = next;
         }
     }

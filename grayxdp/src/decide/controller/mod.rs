@@ -122,6 +122,6 @@ pub fn step(terms: Terms<'_>, release: &Release, event: Event) -> Result<Release
 }
 
 #[cfg(test)]
-mod closed_loop;
+mod policy_tests;
 #[cfg(test)]
 mod tests;
