@@ -6,6 +6,7 @@
 //! - [`cidr`]: networks, and ranges of addresses as networks.
 //! - [`config`]: the config file, checked once; the only place of defaults.
 //! - [`decide`]: what weights and tables are to be. Pure: no clock, no I/O.
+//! - [`simulate`]: releases against modelled traffic; pure, the seed is an argument.
 //! - [`model`]: what the packet program ought to do; tests compare the two.
 //! - [`metrics`]: names and help of all metrics.
 //! - [`store`]: what outlives the agent; all SQL.
@@ -22,4 +23,5 @@ pub mod kernel;
 pub mod metrics;
 pub mod model;
 pub mod percent;
+pub mod simulate;
 pub mod store;

@@ -6,7 +6,10 @@ use super::{
     kernel::Kernel,
     releases::Releases,
     request::{AnswerError, Command, Deed, Health},
-    shapes::{AgentStatus, InterfaceStatus, PinsStatus, ServiceStatus},
+    shapes::{
+        AgentStatus, DecisionStatus, HISTORY_LIMIT_DEFAULT, HistoryQuery, HistoryStatus, InterfaceStatus, PinsStatus,
+        ServiceStatus,
+    },
     signals::{SHARE_WINDOW, ShareWindow},
     status::{self, Counted},
     trace::Tracer,
@@ -16,6 +19,7 @@ use crate::{
     agent::releases::Cause,
     kernel::{BackendReading, FlowReading, KernelError},
     metrics::Snapshot,
+    store::Asked,
 };
 
 /// The most time that passes for a release at once: an agent that was stopped or starved for a while does not make up
@@ -185,6 +189,18 @@ impl<K: Kernel> Agent<K> {
         })?;
         let readings = self.read(now)?;
         Ok(self.service(index, &readings))
+    }
+
+    pub(super) fn history(&self, query: &HistoryQuery) -> Result<HistoryStatus, AnswerError> {
+        // A name that nobody has is a mistake, not a service to which nothing has happened.
+        query.service.as_deref().map(|name| self.releases.index(name)).transpose()?;
+        let asked = Asked {
+            service: query.service.as_deref(),
+            after: query.after.unwrap_or(0),
+            count_max: query.limit.unwrap_or(HISTORY_LIMIT_DEFAULT),
+        };
+        let decisions = self.releases.decisions(asked)?.into_iter().rev();
+        Ok(HistoryStatus { decisions: decisions.map(DecisionStatus::from).collect() })
     }
 
     pub(super) fn pins(&self, service: &str) -> Result<PinsStatus, AnswerError> {

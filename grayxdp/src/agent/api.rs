@@ -4,9 +4,9 @@ use axum::{
     Router,
     body::Bytes,
     extract::{
-        ConnectInfo, DefaultBodyLimit, Path, State,
+        ConnectInfo, DefaultBodyLimit, Path, Query, State,
         connect_info::Connected,
-        rejection::{BytesRejection, PathRejection},
+        rejection::{BytesRejection, PathRejection, QueryRejection},
     },
     http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
@@ -21,7 +21,10 @@ use super::{
     insight,
     releases::{Change, CommandError},
     request::{AnswerError, Asker, Command, Deed, Request, Stopping},
-    shapes::{AddBackend, BackendBody, Detach, ErrorBody, ErrorDetail, Nothing, PinBody, PinRuleBody, SetWeight, Verb},
+    shapes::{
+        AddBackend, BackendBody, Detach, ErrorBody, ErrorDetail, HISTORY_LIMIT_MAX, HistoryQuery, Nothing, PinBody,
+        PinRuleBody, SetWeight, Verb,
+    },
     trace::TraceError,
 };
 use crate::{
@@ -58,6 +61,7 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
 pub(super) fn router(asker: Asker) -> Router {
     let mut router = Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/history", get(history))
         .route("/v1/services/{name}/set-weight", post(set_weight))
         .route("/v1/services/{name}/pins", get(pins))
         .route("/v1/detach", post(detach));
@@ -85,6 +89,21 @@ async fn status(State(asker): State<Asker>) -> Result<Response, ApiError> {
     json(&status)
 }
 
+async fn history(
+    State(asker): State<Asker>,
+    query: Result<Query<HistoryQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|rejection| {
+        let expected = "service=NAME, after=ID and limit=N, each of them or none";
+        ApiError::bad_request(format!("the query cannot be read: {}; expected {expected}", rejection.body_text()))
+    })?;
+    if let Some(limit) = query.limit.filter(|limit| *limit > HISTORY_LIMIT_MAX) {
+        return Err(ApiError::bad_request(format!("{limit} is too many: at most {HISTORY_LIMIT_MAX} are listed")));
+    }
+    let history = asker.ask(|answer| Request::History { query, answer }).await??;
+    json(&history)
+}
+
 async fn command(
     verb: Verb,
     State(asker): State<Asker>,
@@ -97,6 +116,7 @@ async fn command(
         Verb::Start => Event::Start,
         Verb::Freeze => Event::Freeze,
         Verb::Resume => Event::Resume,
+        Verb::Approve => Event::Approve,
         Verb::Rollback => Event::Rollback,
         Verb::Promote => Event::Promote,
     };
@@ -193,7 +213,7 @@ async fn unknown_route(uri: Uri) -> ApiError {
     let verbs = Verb::ALL.map(Verb::name).join(", ");
     let changes = CHANGES.map(|(name, _)| name).join(", ");
     let message = format!(
-        "there is no {}; there are GET /v1/status, GET /v1/services/NAME/pins, {}, POST /v1/services/NAME/COMMAND \
+        "there is no {}; there are GET /v1/status, GET /v1/history, GET /v1/services/NAME/pins, {}, POST /v1/services/NAME/COMMAND \
          (set-weight, {verbs}, {changes}) and POST /v1/detach",
         uri.path(),
         insight::PATHS.map(|path| format!("GET {path}")).join(", ")
@@ -203,7 +223,7 @@ async fn unknown_route(uri: Uri) -> ApiError {
 
 async fn wrong_method(method: axum::http::Method, uri: Uri) -> ApiError {
     let last = uri.path().rsplit('/').next().unwrap_or_default();
-    let right = if ["status", "pins"].contains(&last)
+    let right = if ["status", "history", "pins"].contains(&last)
         || insight::PATHS.iter().any(|path| path.ends_with(&format!("/{last}")))
     {
         "GET"
@@ -289,6 +309,7 @@ impl From<AnswerError> for ApiError {
             )
             | AnswerError::Trace(TraceError::Kernel(_))
             | AnswerError::Kernel(_)
+            | AnswerError::Store(_)
             | AnswerError::DetachFailed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };
         Self { status, code, message: error.to_string() }

@@ -98,6 +98,8 @@ pub(super) struct FakeKernel {
     pub(super) dies: Option<Dies>,
     /// What every look at the signals finds; `None` where they cannot be read.
     pub(super) signals: Option<Vec<ServiceSignals>>,
+    /// How many clients a test has let come.
+    pub(super) clients: u64,
     /// Fuses that have blown, and of which nobody has heard yet.
     pub(super) blown: Vec<(usize, Evidence)>,
     /// Every weight that was ever written, by service.
@@ -127,6 +129,7 @@ impl FakeKernel {
             fails_to_set: false,
             dies: None,
             signals: Some(Vec::new()),
+            clients: 0,
             blown: Vec::new(),
             written: Vec::new(),
             trace: (0, None),

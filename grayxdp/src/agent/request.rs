@@ -9,10 +9,10 @@ use grayxdp_common::weight::Weight;
 use super::{
     insight::Look,
     releases::{Change, CommandError},
-    shapes::{AgentStatus, PinsStatus, ServiceStatus},
+    shapes::{AgentStatus, HistoryQuery, HistoryStatus, PinsStatus, ServiceStatus},
     trace::TraceError,
 };
-use crate::{decide::controller::Event, kernel::KernelError, metrics::Snapshot};
+use crate::{decide::controller::Event, kernel::KernelError, metrics::Snapshot, store::StoreError};
 
 /// Questions that may wait. More of them than that are refused by waiting in the servers.
 const WAITING_MAX: usize = 64;
@@ -28,6 +28,8 @@ pub(super) enum Request {
     Health { answer: oneshot::Sender<Health> },
     /// What is pinned.
     Pins { service: String, answer: oneshot::Sender<Result<PinsStatus, AnswerError>> },
+    /// What was decided.
+    History { query: HistoryQuery, answer: oneshot::Sender<Result<HistoryStatus, AnswerError>> },
     /// What is in the kernel's tables.
     Look(Look),
     /// Something to do.
@@ -73,6 +75,8 @@ pub(super) enum AnswerError {
     Trace(#[from] TraceError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error("not all could be taken down: {0}. The agent ends; run `grayxdp detach` again")]
     DetachFailed(String),
     #[error("this agent's pins are at {}, not at {}. Ask the agent of those, by its socket", own.display(), asked.display())]

@@ -200,6 +200,7 @@ fn answer<K: Kernel>(agent: &mut Agent<K>, request: Request, bpffs: &Path) -> Op
         Request::Metrics { answer } => drop(answer.send(agent.snapshot(now))),
         Request::Health { answer } => drop(answer.send(agent.health())),
         Request::Pins { service, answer } => drop(answer.send(agent.pins(&service))),
+        Request::History { query, answer } => drop(answer.send(agent.history(&query))),
         Request::Look(look) => agent.look(look),
         Request::Command { command, answer } => drop(answer.send(agent.command(&command, now))),
         Request::Detach { bpffs: Some(asked), answer, .. } if asked != bpffs => {

@@ -1,5 +1,6 @@
 //! The JSON bodies of the control API, for the agent that writes them and the CLI that reads them.
 
+mod decisions;
 mod flows;
 mod insight;
 mod trace;
@@ -13,6 +14,10 @@ use grayxdp_common::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    decisions::{
+        DecisionStatus, HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HistoryQuery, HistoryStatus, JudgementStatus,
+        WaitStatus,
+    },
     flows::{FLOWS_LIMIT_DEFAULT, FLOWS_LIMIT_MAX, FlowStatus, FlowTotals, FlowsQuery, FlowsStatus},
     insight::{
         ExplainQuery, ExplainStatus, ExplainedCandidate, ExplainedFlow, ExplainedHop, ExplainedPin, ExplainedShard,
@@ -67,6 +72,15 @@ pub struct ServiceStatus {
     pub state: String,
     /// Why it stands there: a sentence.
     pub reason: String,
+    /// What brought it there: a name, such as `command`, `schedule`, `harm` or `progress-deadline`.
+    #[serde(default)]
+    pub rule: String,
+    /// What it waits for; `null` where it is over, or has not begun.
+    #[serde(default)]
+    pub waits: Option<WaitStatus>,
+    /// What the judge says of v2; `null` where there is nothing to judge.
+    #[serde(default)]
+    pub judgement: Option<JudgementStatus>,
     /// What is in danger, and what to do: what was done in the kernel and could not be stored. `null` when all is well.
     #[serde(default)]
     pub warning: Option<String>,
@@ -407,6 +421,8 @@ pub enum Verb {
     Freeze,
     /// Go on.
     Resume,
+    /// Pass the gate.
+    Approve,
     /// All to v1.
     Rollback,
     /// All to v2.
@@ -415,7 +431,7 @@ pub enum Verb {
 
 impl Verb {
     /// All.
-    pub const ALL: [Self; 5] = [Self::Start, Self::Freeze, Self::Resume, Self::Rollback, Self::Promote];
+    pub const ALL: [Self; 6] = [Self::Start, Self::Freeze, Self::Resume, Self::Approve, Self::Rollback, Self::Promote];
 
     /// As in the path.
     pub const fn name(self) -> &'static str {
@@ -423,6 +439,7 @@ impl Verb {
             Self::Start => "start",
             Self::Freeze => "freeze",
             Self::Resume => "resume",
+            Self::Approve => "approve",
             Self::Rollback => "rollback",
             Self::Promote => "promote",
         }

@@ -8,15 +8,15 @@ use super::{
     kernel::Kernel,
     releases::{Releases, then},
     shapes::{
-        BackendStatus, Flows, PinRuleBody, PinStatus, PinsStatus, ScheduleStatus, ServiceStatus, ShardStatus,
-        VersionStatus, Versions, rounded,
+        BackendStatus, Flows, JudgementStatus, PinRuleBody, PinStatus, PinsStatus, ScheduleStatus, ServiceStatus,
+        ShardStatus, VersionStatus, Versions, WaitStatus, rounded,
     },
     signals,
 };
 use crate::{
     config::ServiceConfig,
     decide::{
-        controller::{Release, State},
+        controller::{self, Release, Wait},
         pin::Pin,
         settings::{BackendState, Member, Origin},
         weights::Weights,
@@ -43,6 +43,7 @@ pub(super) fn service_status<K: Kernel>(
     let release = releases.release(index);
     let kernel = kernel_weights(releases, index);
     let settings = releases.settings(index);
+    let waits = controller::wait(service.terms(), release);
     ServiceStatus {
         name: service.name.clone(),
         vip: service.vip,
@@ -52,12 +53,15 @@ pub(super) fn service_status<K: Kernel>(
         key: service.key.name().to_owned(),
         state: release.state.name().to_owned(),
         reason: reason(release, releases.store_fault()),
+        rule: release.rule.name().to_owned(),
+        waits: waits.clone().map(WaitStatus::from),
+        judgement: releases.judgement(index).map(JudgementStatus::from),
         warning: warning(releases, index),
         weight: percent(release.weights.mean()),
         kernel_weight: kernel.as_ref().map(|weights| percent(weights.mean())),
         shards: shards(service, &release.weights, kernel.as_ref()),
         measured_share: measured_share.map(rounded),
-        schedule: schedule(service, release),
+        schedule: schedule(service, release, waits.as_ref()),
         pins: settings.pins(&service.pins).len(),
         versions: Versions {
             v1: version(releases, index, Version::V1, counted),
@@ -123,21 +127,18 @@ fn kernel_weights<K: Kernel>(releases: &Releases<K>, index: usize) -> Option<Wei
     read.inspect_err(|error| tracing::warn!(service = releases.services()[index].name, "weight_not_read {error}")).ok()
 }
 
-fn schedule(service: &ServiceConfig, release: &Release) -> ScheduleStatus {
-    let next = match release.state {
-        State::Progressing => service.plan().next_change(release.schedule_time),
-        _ => None,
-    };
+fn schedule(service: &ServiceConfig, release: &Release, waits: Option<&Wait>) -> ScheduleStatus {
     let turn = service.plan().shard_in_turn(release.schedule_time);
+    // A wait that does not end in a weight is told elsewhere.
+    let next = waits.filter(|wait| wait.weight.is_some());
     ScheduleStatus {
         kind: service.schedule.kind().to_owned(),
         elapsed_s: seconds(release.schedule_time),
         order: service.order.name().to_owned(),
         turn: turn.map(|shard| service.shards().name(shard).into_owned()),
         duration_s: service.plan().duration().map(seconds),
-        // No shard falls: one that a person has set higher stays where it is.
-        next_weight: next.as_ref().map(|(_, weights)| percent(weights.max(&release.weights).mean())),
-        next_in_s: next.map(|(at, _)| seconds(at.saturating_sub(release.schedule_time))),
+        next_weight: next.and_then(|wait| wait.weight).map(percent),
+        next_in_s: next.and_then(|wait| wait.time).map(seconds),
     }
 }
 

@@ -5,7 +5,13 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use grayxdp_common::weight::Weight;
 
-use super::{explain::ExplainArgs, flows::FlowsArgs, trace::TraceArgs};
+use super::{
+    explain::ExplainArgs,
+    flows::FlowsArgs,
+    history::HistoryArgs,
+    trace::TraceArgs,
+    wait::{StatusArgs, WAIT_HELP},
+};
 use crate::{
     cidr::Network,
     config::{BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, BPFFS_DEFAULT, SOCKET_DEFAULT},
@@ -34,10 +40,11 @@ Examples:
   grayxdp run --config lb.toml          run the agent
   grayxdp start web                     begin the release of `web`
   grayxdp status                        where does everything stand?
+  grayxdp status web --wait             until v2 is promoted, or will not be
   grayxdp rollback web                  all new connections to v1, now
   grayxdp -o json status | jq .services[0].weight
 
-Exit codes: 0 done; 1 error; 2 wrong usage; 5 the agent cannot be reached.";
+Exit codes: 0 done; 1 error; 2 wrong usage; 5 the agent cannot be reached. `status --wait` has more: see its help.";
 
 /// Options of all commands.
 #[derive(Args, Clone, Debug)]
@@ -113,8 +120,13 @@ pub enum Command {
 #[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
 pub enum ClientCommand {
     /// Show where services and releases stand.
-    #[command(after_help = "Examples:\n  grayxdp status\n  grayxdp status web -o json")]
-    Status(ServiceArgs),
+    #[command(after_help = WAIT_HELP)]
+    Status(StatusArgs),
+    /// Show what was decided of releases, by whom, and on which figures; the latest last.
+    #[command(
+        after_help = "Examples:\n  grayxdp history\n  grayxdp history web --limit 5\n  grayxdp history web --follow\n  grayxdp history web -o json"
+    )]
+    History(HistoryArgs),
     /// Begin a release: the weight follows its schedule.
     #[command(after_help = "Examples:\n  grayxdp start web\n  grayxdp start       # with just one service")]
     Start(ServiceArgs),
@@ -143,6 +155,9 @@ pub enum ClientCommand {
     /// Let a frozen release go on.
     #[command(after_help = "Example:\n  grayxdp resume web")]
     Resume(ServiceArgs),
+    /// Let a release through the gate that it stands at.
+    #[command(after_help = "Example:\n  grayxdp approve web")]
+    Approve(ServiceArgs),
     /// Send all new connections to v1, at once.
     #[command(after_help = "Example:\n  grayxdp rollback web")]
     Rollback(ServiceArgs),
@@ -305,6 +320,7 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::cli::wait::Target;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(std::iter::once("grayxdp").chain(line.split_whitespace()))
@@ -342,14 +358,26 @@ mod tests {
             percent: Weight::from_hundredths(hundredths).expect("in range"),
             shard: shard.map(str::to_owned),
         };
+        let status = |service: Option<&str>, wait, timeout_s: Option<u64>| {
+            let timeout = timeout_s.map(std::time::Duration::from_secs);
+            ClientCommand::Status(StatusArgs { service: service.map(str::to_owned), wait, timeout })
+        };
         let pin = |source: Option<&str>, dscp| ClientCommand::Pin {
             service: web().service,
             rule: RuleArgs { source: source.map(|text| text.parse().expect("a network")), dscp },
             to: VersionArg::V2,
         };
         for (line, expected) in [
-            ("status", ClientCommand::Status(ServiceArgs { service: None })),
-            ("status web", ClientCommand::Status(web())),
+            ("status", status(None, None, None)),
+            ("status web", status(Some("web"), None, None)),
+            ("status web --wait", status(Some("web"), Some(Target::Promoted), None)),
+            ("status --wait web --timeout 90s", status(Some("web"), Some(Target::Promoted), Some(90))),
+            ("status --wait=done --timeout 2h", status(None, Some(Target::Done), Some(7200))),
+            ("approve web", ClientCommand::Approve(web())),
+            (
+                "history web -f --limit 5",
+                ClientCommand::History(HistoryArgs { service: web().service, limit: 5, follow: true }),
+            ),
             ("start web", ClientCommand::Start(web())),
             ("rollback", ClientCommand::Rollback(ServiceArgs { service: None })),
             ("set-weight web 12.5", set_weight(Some("web"), 1250, None)),
@@ -401,6 +429,10 @@ mod tests {
             ("backend add web v2 10.0.2.11:8080 --weight 0", "1..=1000"),
             ("backend", "add"),
             ("status -o yaml", "json"),
+            ("status --timeout 5s", "--wait"),
+            ("status --wait=never", "promoted"),
+            ("status --wait --timeout 5", "time unit"),
+            ("history --limit 10001", "10000"),
             ("stat", "status"),
         ] {
             let error = parse(line).expect_err(line);

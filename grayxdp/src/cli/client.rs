@@ -21,7 +21,8 @@ use tokio::net::UnixStream;
 
 use crate::{
     agent::shapes::{
-        AgentStatus, Detach, ErrorBody, FlowsQuery, FlowsStatus, Nothing, PinsStatus, ServiceStatus, SetWeight, Verb,
+        AgentStatus, Detach, ErrorBody, FlowsQuery, FlowsStatus, HistoryQuery, HistoryStatus, Nothing, PinsStatus,
+        ServiceStatus, SetWeight, Verb,
     },
     percent::percent,
 };
@@ -146,6 +147,17 @@ impl Client {
             let name = choose(status.services, service)?.name;
             self.ask(Method::GET, &format!("/v1/services/{name}/pins"), None::<&Nothing>).await
         })
+    }
+
+    /// What was decided.
+    pub(crate) fn history(&self, query: &HistoryQuery) -> Result<Answer<HistoryStatus>, ClientError> {
+        let query = serde_urlencoded::to_string(query).map_err(|error| self.not_understood(error))?;
+        self.block_on(self.ask(Method::GET, &format!("/v1/history?{query}"), None::<&Nothing>))
+    }
+
+    /// The service of that name as it stands; the name may be left out where the agent has only one.
+    pub(crate) fn service(&self, name: Option<&str>) -> Result<ServiceStatus, ClientError> {
+        choose(self.status(None)?.body.services, name)
     }
 
     /// Looks into the kernel's tables for a service, which may be left out where the agent has only one.

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use super::client::ClientError;
+use super::{client::ClientError, wait::WaitError};
 use crate::{agent::AgentError, config::ConfigErrors, kernel::KernelError};
 
 /// Why a command failed.
@@ -48,16 +48,20 @@ pub(crate) enum CliError {
         /// What the system says.
         why: String,
     },
+    /// A release that was waited for did not get there.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
     /// The result could not be written.
     #[error("cannot write the result: {0}. Is the disk full, or the output closed?")]
     Print(#[source] io::Error),
 }
 
 impl CliError {
-    /// 5 when the agent cannot be reached, else 1; 2 is wrong usage, which never comes this far.
+    /// 5 when the agent cannot be reached, else 1; waiting has codes of its own. Wrong usage never comes this far.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Client(error) if error.is_unreachable() => 5,
+            Self::Wait(error) => error.exit_code(),
             _ => 1,
         }
     }
@@ -72,6 +76,7 @@ impl CliError {
             Self::Agent(_) => "agent",
             Self::Kernel(_) => "kernel",
             Self::Capture { .. } => "capture",
+            Self::Wait(error) => error.code(),
             Self::Print(_) => "output",
         }
     }

@@ -6,18 +6,21 @@ pub(crate) mod client;
 mod error;
 mod explain;
 mod flows;
+mod history;
 mod plan;
 mod print;
 mod remote;
 pub(crate) mod status;
 mod trace;
+pub(crate) mod wait;
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use clap::CommandFactory as _;
+use clap::{CommandFactory as _, Parser as _};
 use serde_json::json;
 
 pub use self::args::Cli;
@@ -27,6 +30,20 @@ use self::{
     error::CliError,
 };
 use crate::{agent, kernel};
+
+/// Reads the command line, and does what it says.
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match Cli::try_parse_from(&arguments) {
+        Ok(cli) => run(cli),
+        Err(error) => {
+            // Nobody is there to read it.
+            drop(error.print());
+            // Help and version that were asked for are no errors.
+            ExitCode::from(if error.use_stderr() { wait::usage_exit_code(&arguments) } else { 0 })
+        }
+    }
+}
 
 /// Does what the command line says; prints results and errors.
 pub fn run(cli: Cli) -> ExitCode {

@@ -8,17 +8,22 @@ use super::{
     args::{BackendCommand, ClientCommand, Output, RuleArgs, ServiceArgs},
     client::{Answer, Client, Command},
     error::CliError,
-    explain, flows, print, status, trace,
+    explain, flows, history, print, status, trace,
+    wait::{self, StatusArgs},
 };
 use crate::agent::shapes::Verb;
 
 pub(super) fn execute(socket: PathBuf, output: Output, command: ClientCommand) -> Result<(), CliError> {
     let client = Client::new(socket);
     let (service, command, sentence) = match command {
-        ClientCommand::Status(ServiceArgs { service }) => {
+        ClientCommand::Status(StatusArgs { service, wait: Some(target), timeout }) => {
+            return wait::execute(&client, output, service.as_deref(), target, timeout);
+        }
+        ClientCommand::Status(StatusArgs { service, wait: None, .. }) => {
             let Answer { json, body } = client.status(service.as_deref())?;
             return print_as(output, &json, || status::status(&body));
         }
+        ClientCommand::History(arguments) => return history::execute(&client, output, arguments),
         ClientCommand::Pins(ServiceArgs { service }) => {
             let Answer { json, body } = client.pins(service.as_deref())?;
             return print_as(output, &json, || status::pins(&body));
@@ -30,6 +35,7 @@ pub(super) fn execute(socket: PathBuf, output: Output, command: ClientCommand) -
         ClientCommand::Start(ServiceArgs { service }) => (service, Command::Verb(Verb::Start), None),
         ClientCommand::Freeze(ServiceArgs { service }) => (service, Command::Verb(Verb::Freeze), None),
         ClientCommand::Resume(ServiceArgs { service }) => (service, Command::Verb(Verb::Resume), None),
+        ClientCommand::Approve(ServiceArgs { service }) => (service, Command::Verb(Verb::Approve), None),
         ClientCommand::Rollback(ServiceArgs { service }) => (service, Command::Verb(Verb::Rollback), None),
         ClientCommand::Promote(ServiceArgs { service }) => (service, Command::Verb(Verb::Promote), None),
         ClientCommand::Pin { service, rule, to } => {

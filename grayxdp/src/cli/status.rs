@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::print::{self, Align};
-use crate::agent::shapes::{AgentStatus, Counters, Flows, PinsStatus, ServiceStatus, ShardStatus};
+use crate::agent::shapes::{AgentStatus, Counters, Flows, PinsStatus, ServiceStatus, ShardStatus, WaitStatus};
 
 /// Names of the columns: active flows, and counters, as [`cells`] fills them.
 const COLUMNS: [&str; 8] =
@@ -76,6 +76,12 @@ fn service(service: &ServiceStatus) -> String {
     if let Some(warning) = &service.warning {
         line("warning", warning.clone());
     }
+    if let Some(waits) = &service.waits {
+        line("waits for", wait(waits));
+    }
+    if let Some(judgement) = &service.judgement {
+        line("judgement", judgement.sentence.clone());
+    }
     line("v2 share", share(service));
     if !service.shards.is_empty() {
         line("shards", shards(service));
@@ -92,6 +98,13 @@ fn service(service: &ServiceStatus) -> String {
         service.key,
         table(service)
     )
+}
+
+fn wait(WaitStatus { what, time_s, .. }: &WaitStatus) -> String {
+    match time_s {
+        Some(time) => format!("{what}, in {}", length(*time)),
+        None => what.clone(),
+    }
 }
 
 /// Each shard's weight, and a mark where the kernel has another one; shards of one weight that follow each other together.

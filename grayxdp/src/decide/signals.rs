@@ -125,6 +125,18 @@ impl Histogram {
         }
     }
 
+    /// Takes times of one bucket in; none if there is no such bucket.
+    pub fn add_to_bucket(&mut self, bucket: usize, times: u64) {
+        if let Some(bucket) = self.buckets.get_mut(bucket) {
+            *bucket = bucket.wrapping_add(times);
+        }
+    }
+
+    /// Empties it.
+    pub fn clear(&mut self) {
+        self.buckets.fill(0);
+    }
+
     /// How many times it holds.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use super::*;
 use crate::{
     agent::fake_kernel::{Dies, FakeKernel, config},
-    decide::controller::Outside,
+    decide::controller::{External, Outside},
 };
 
 const WEB: usize = 0;
@@ -525,11 +525,28 @@ fn a_rollback_severs_where_the_config_wants_it() {
 enum Happening {
     Command(Event),
     Passed(Duration),
+    Observed(Event),
     DiskFull,
     DiskMended,
     KernelRefuses,
     KernelTakes,
     Killed,
+}
+
+fn evidence() -> Box<Evidence> {
+    Box::new(Evidence {
+        signal: "errors".to_owned(),
+        rule: "e-process".to_owned(),
+        n1: 900,
+        n2: 100,
+        e1: 1,
+        e2: 50,
+        ratio: None,
+        interval: None,
+        value: 1e9,
+        limit: 100.0,
+        backend: None,
+    })
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -546,6 +563,15 @@ fn happening() -> impl Strategy<Value = Happening> {
         ]
         .prop_map(Happening::Command),
         4 => (0..20_000u64).prop_map(|length| Happening::Passed(Duration::from_millis(length))),
+        2 => prop_oneof![
+            Just(Event::Judged(Judgement::Harmful(evidence()))),
+            Just(Event::Judged(Judgement::NoWorse(evidence()))),
+            Just(Event::FuseBlown(evidence())),
+            any::<bool>().prop_map(|waits| {
+                Event::External(External { hold: waits.then(|| "wait".to_owned()), ..External::default() })
+            }),
+        ]
+        .prop_map(Happening::Observed),
         1 => Just(Happening::DiskFull),
         1 => Just(Happening::DiskMended),
         1 => Just(Happening::KernelRefuses),
@@ -576,6 +602,15 @@ proptest! {
                     }
                 }
                 Happening::Passed(length) => releases.advance(length),
+                Happening::Observed(event) => {
+                    releases.observe(WEB, event.clone());
+                    let after = &releases.kernel.weights[WEB];
+                    prop_assert!(after.at_most(&before), "{:?} raises nothing", event);
+                    if matches!(event, Event::FuseBlown(_) | Event::Judged(Judgement::Harmful(_))) {
+                        let open = controller::is_judged(&releases.services[WEB].policy, releases.release(WEB));
+                        prop_assert!(!open, "{:?}: {:?}", event, releases.release(WEB));
+                    }
+                }
                 Happening::DiskFull if !disk_full => {
                     break_store(directory.path());
                     disk_full = true;

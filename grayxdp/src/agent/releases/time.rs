@@ -224,3 +224,6 @@ fn unweighted(counters: &[BackendReading], service: usize) -> (u64, u64) {
     };
     (of(Version::V1), of(Version::V2))
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,8 +14,15 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    agent::{SocketError, fake_kernel},
-    cli::client::{self, Client},
+    agent::{
+        SocketError, fake_kernel,
+        shapes::{HistoryQuery, Verb},
+    },
+    cli::{
+        args::Output,
+        client::{self, Client},
+        wait,
+    },
 };
 
 /// An agent in a thread of its own, on a kernel that is none.
@@ -130,8 +137,7 @@ fn commands_go_through_the_socket_and_come_back_done() {
     assert_eq!(crate::cli::status::change(&done.before, &done.after.body), "web: v2 0.00 % → 12.50 % (frozen)\n");
     assert!(done.after.json.contains(r#""weight":12.5,"kernel_weight":12.5"#), "{}", done.after.json);
 
-    let refused =
-        client.command(Some("web"), client::Command::Verb(super::super::shapes::Verb::Start)).expect_err("refused");
+    let refused = client.command(Some("web"), client::Command::Verb(Verb::Start)).expect_err("refused");
     assert_eq!(refused.code(), "refused");
     let unknown = client.command(Some("wob"), client::Command::SetWeight(weight(1), None)).expect_err("unknown");
     assert_eq!(unknown.code(), "unknown_service");
@@ -254,6 +260,77 @@ fn pins_and_backends_change_over_the_socket() {
         assert!(page.lines().any(|found| found == line), "{line}\n{page}");
     }
     assert!(!page.contains(r#"grayxdp_shard_weight_percent{service="dns""#), "its shards do not differ");
+}
+
+#[test]
+fn decisions_are_listed_over_the_socket() {
+    let agent = TestAgent::start();
+    let client = agent.client();
+    client.command(Some("web"), client::Command::SetWeight(weight(1250), None)).expect("set");
+    client.command(Some("web"), client::Command::Verb(Verb::Rollback)).expect("rolled back");
+    let ask = |service: Option<&str>, after, limit| {
+        let query = HistoryQuery { service: service.map(str::to_owned), after, limit };
+        client.history(&query).map(|answer| answer.body.decisions)
+    };
+    let all = ask(None, None, None).expect("an answer");
+    assert_eq!(all.iter().map(|each| each.service.as_str()).collect::<Vec<_>>(), ["web", "dns", "web", "web"]);
+    let web = ask(Some("web"), None, Some(2)).expect("an answer");
+    let said: Vec<&str> = web.iter().map(|each| each.sentence.as_str()).collect();
+    assert_eq!(
+        said,
+        [
+            "web: v2 0.00 % → 12.50 %: set to 12.50 % by hand; `resume` goes on from there",
+            "web: v2 12.50 % → 0.00 %: rolled back from 12.50 % by hand; `start` begins anew",
+        ]
+    );
+    let last = &web[1];
+    let found = (last.event.as_str(), last.cause.as_str(), last.rule.as_str(), last.state.as_str(), last.from, last.to);
+    assert_eq!(found, ("rollback", "operator", "command", "rolled-back", 12.5, 0.0));
+    assert!(last.actor.starts_with("uid ") && last.time.ends_with('Z'), "{last:?}");
+    assert_eq!(ask(Some("web"), Some(web[0].id), None).expect("an answer"), web[1..]);
+    assert_eq!(ask(Some("wob"), None, None).expect_err("unknown").code(), "unknown_service");
+    let (head, body) = agent.raw("GET /v1/history?limit=10001 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 400") && body.contains("at most 10000"), "{head} {body}");
+}
+
+#[test]
+fn waiting_says_what_is_decided_and_ends_with_its_exit_code() {
+    let web = || Some("web");
+    let start = client::Command::Verb(Verb::Start);
+    let freeze = client::Command::Verb(Verb::Freeze);
+    let millis = |millis| Some(Duration::from_millis(millis));
+    // What is done before and while somebody waits; how that ends, and a part of the last line.
+    for (before, meanwhile, timeout, exit_code, line) in [
+        (Some(start.clone()), Some(Verb::Promote), None, 0, "web: v2 0.00 % → 100.00 %: promoted from 0.00 % by hand"),
+        (Some(start.clone()), Some(Verb::Rollback), None, 2, "web: v2 0.00 % (rolled-back): rolled back"),
+        (Some(freeze.clone()), None, None, 3, "(frozen): frozen at 0.00 % by hand"),
+        (None, None, None, 1, "(idle): not started yet"),
+        (Some(start.clone()), None, millis(300), 124, "(progressing): follows the schedule (linear); waits for"),
+    ] {
+        let agent = TestAgent::start();
+        let client = agent.client();
+        if before.as_ref() == Some(&freeze) {
+            client.command(web(), start.clone()).expect("started");
+        }
+        before.into_iter().for_each(|command| drop(client.command(web(), command).expect("done")));
+        let mut lines = Vec::new();
+        let mut say = |text: &str| {
+            lines.push(text.to_owned());
+            if let Some(verb) = meanwhile.filter(|_| lines.len() == 1) {
+                client.command(web(), client::Command::Verb(verb)).expect("done");
+            }
+            Ok(())
+        };
+        let end = wait::wait(&client, Output::Text, web(), wait::Target::Promoted, timeout, &mut say);
+        assert_eq!(end.as_ref().map_or_else(|error| error.exit_code(), |()| 0), exit_code, "{lines:?} {end:?}");
+        assert_eq!(lines.len(), if meanwhile.is_some() { 2 } else { 1 }, "{lines:?}");
+        assert!(lines.last().expect("a line").contains(line), "{lines:?}");
+        let said = end.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(exit_code == 0 || said.starts_with("web "), "{said}");
+    }
+    let nobody = Client::new("/nonexistent/agent.sock".into());
+    let end = wait::wait(&nobody, Output::Text, web(), wait::Target::Promoted, None, &mut |_| Ok(()));
+    assert_eq!(end.expect_err("no agent").exit_code(), 5);
 }
 
 #[test]

@@ -124,4 +124,6 @@ pub fn step(terms: Terms<'_>, release: &Release, event: Event) -> Result<Release
 }
 
 #[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
 mod tests;

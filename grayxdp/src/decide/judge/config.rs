@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{comparison::Kind, ratio::Bounds};
+
 /// What the judge goes by. [`JudgeConfig::default`] says each default, and why.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct JudgeConfig {
@@ -47,6 +49,18 @@ impl Default for JudgeConfig {
             correlated: true,
             peeks: false,
             lag: Duration::from_secs(15),
+        }
+    }
+}
+
+impl JudgeConfig {
+    /// What a comparison goes by.
+    pub(super) const fn bounds(&self, kind: Kind) -> Bounds {
+        Bounds {
+            tolerate: if kind.is_latency() { self.tolerate_latency } else { self.tolerate },
+            margin: self.margin,
+            negligible: self.negligible,
+            alpha: self.false_alarm,
         }
     }
 }

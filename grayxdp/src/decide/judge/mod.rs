@@ -1,15 +1,50 @@
 //! Is v2 worse than v1? Said of what both did over the same ticks, at every look, at a known rate of false alarms.
+//!
+//! Each signal is a comparison of two rates: errors of connections, errors of peeked responses, responses that are slower
+//! than v1's quantiles, closed windows, repeated segments. Each comparison gathers evidence as a number that exceeds
+//! `1/α` ever, in all of a release, with a chance of at most α if v2 is as good as v1 ([`ratio`], [`mixture`]). The weighted
+//! mean of such numbers is one, too: by it all signals share one budget, [`JudgeConfig::false_alarm`]. Limits and the
+//! connections' share have parts of the budget of their own.
+//!
+//! What is random is where a client, or a connection, goes; [`dispersion`] says what becomes of counts that are not
+//! independent, [`exposure`] what becomes of errors that are seen late, and of weights that move meanwhile.
+//!
+//! Harm is proven once and for all: better times later do not take it back. All other judgements are of now.
 
+mod alarm;
+mod backends;
+mod comparison;
 mod config;
+mod cuts;
+mod dispersion;
+mod exposure;
+mod ledger;
+mod limits;
+mod mixture;
+mod one_sided;
+pub mod planning;
+mod ratio;
+mod share;
 mod state;
+mod verdict;
 
 use std::{net::SocketAddr, time::Duration};
 
 use grayxdp_common::weight::Weight;
+use serde::{Deserialize, Serialize};
 
-pub use self::{config::JudgeConfig, state::RestoreError};
+use self::{
+    alarm::BothFail,
+    backends::Backends,
+    comparison::{Circumstances, Comparison, Kind},
+    dispersion::Groups,
+    exposure::Exposure,
+    limits::Limit,
+    share::ShareTest,
+};
+pub use self::{config::JudgeConfig, state::RestoreError, verdict::Verdict};
 use super::{
-    evidence::{Judgement, NotYet},
+    evidence::{Evidence, Judgement},
     signals::{Counts, Signals},
 };
 
@@ -32,15 +67,40 @@ pub struct Tick<'a> {
 }
 
 /// The judge of one release: all that it has seen since the release began, in some kilobytes.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Judge {
     config: JudgeConfig,
+    exposure: Exposure,
+    groups: Groups,
+    comparisons: Vec<Comparison>,
+    limits: Vec<Limit>,
+    share: ShareTest,
+    both_errors: BothFail,
+    both_answers: BothFail,
+    backends: Backends,
+    /// Connections a second of late, of v1 and v2.
+    rates: (f64, f64),
+    /// What proved harm.
+    harm: Option<Evidence>,
 }
 
 impl Judge {
-    /// One that has seen nothing.
+    /// One that has seen nothing. It believes that until now nothing went to v2.
     pub fn new(config: JudgeConfig) -> Self {
-        Self { config }
+        let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Answers || config.peeks);
+        Self {
+            config,
+            exposure: Exposure::new(config.lag.as_secs_f64()),
+            groups: Groups::default(),
+            comparisons: kinds.map(Comparison::new).collect(),
+            limits: Limit::all(&config),
+            share: ShareTest::new(config.correlated),
+            both_errors: BothFail::new(),
+            both_answers: BothFail::new(),
+            backends: Backends::default(),
+            rates: (0.0, 0.0),
+            harm: None,
+        }
     }
 
     /// What it judges by.
@@ -49,12 +109,59 @@ impl Judge {
     }
 
     /// Takes in what came since the last look, and judges.
-    pub fn tick(&mut self, _tick: &Tick<'_>) -> Judgement {
+    pub fn tick(&mut self, tick: &Tick<'_>) -> Judgement {
+        self.absorb(tick);
         self.judgement()
     }
 
-    /// What is to be said now, without anything new.
-    pub fn judgement(&self) -> Judgement {
-        Judgement::NotYet(NotYet::default())
+    /// Takes in what came since the last look.
+    pub fn absorb(&mut self, tick: &Tick<'_>) {
+        let Tick { elapsed, weight, v1, v2, unweighted, backends } = *tick;
+        let share = |weight: Weight| f64::from(weight.hundredths()) / f64::from(Weight::FULL.hundredths());
+        let weight = (share(weight.0.min(weight.1)), share(weight.1.max(weight.0)));
+        let (n1, n2) = (v1.counts.flows, v2.counts.flows);
+        let exposed = self.exposure.absorb(elapsed.as_secs_f64(), n1 as f64, n2 as f64, weight);
+        self.rates = exposed.rates;
+        self.groups.absorb(&v1.groups, &v2.groups);
+        let of_clients = self.groups.of_errors();
+        let of_errors = if self.config.correlated { of_clients } else { 1.0 };
+        let around = Circumstances {
+            flows_share: exposed.share,
+            past: exposed.past,
+            fell: exposed.fell,
+            of_errors,
+            // Responses of one connection are no more independent than clients are, wherever connections go.
+            of_answers: if v1.groups.is_empty() { of_errors } else { of_clients },
+        };
+        for comparison in &mut self.comparisons {
+            comparison.absorb(&self.config.bounds(comparison.kind), v1, v2, &around);
+        }
+        let cap = self.log_limit() + KEPT_BEYOND;
+        for limit in &mut self.limits {
+            limit.absorb(v1, v2, of_errors, cap);
+        }
+        let of_flows = if self.config.correlated { self.groups.of_flows() } else { 1.0 };
+        let placed = (n1.saturating_sub(unweighted.0), n2.saturating_sub(unweighted.1));
+        self.share.absorb(placed.0, placed.1, weight, of_flows, cap);
+        let log_limit = self.log_limit();
+        let errors = |signals: &Signals| Kind::Errors.counts(&signals.counts);
+        let answers = |signals: &Signals| Kind::Answers.counts(&signals.counts);
+        self.both_errors.absorb(errors(v1), errors(v2), of_errors, log_limit);
+        self.both_answers.absorb(answers(v1), answers(v2), around.of_answers, log_limit);
+        self.backends.absorb(backends);
+        if self.harm.is_none() {
+            self.harm = self.proven_harm();
+        }
+    }
+
+    /// `ln(1/α)`: how much evidence is enough.
+    fn log_limit(&self) -> f64 {
+        (1.0 / self.config.false_alarm).ln()
     }
 }
+
+/// Evidence about what may pass is kept so far beyond what is enough: the more, the longer it takes to pass.
+const KEPT_BEYOND: f64 = 5.0;
+
+#[cfg(test)]
+mod tests;

@@ -124,42 +124,22 @@ pub(crate) async fn run(args: &Args, kind: FaultKind, screen: &mut Screen) -> Re
     screen.line(&format!("http://{}/ is served by v1. Release: {schedule}.", service.endpoint()));
 
     let mut watch = Watch::new(agent.config().socket.clone(), args);
+    let mut course = Course::new(kind, &servers);
     let mut ticks = interval(READING_PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut started = false;
-    let mut fault_at: Option<(Instant, f64)> = None;
-    let mut ended: Option<Instant> = None;
-    while ended.is_none_or(|ended| ended.elapsed() < QUIET) {
+    while !course.is_over() {
         ticks.tick().await;
         watch.look(&load, screen).await.or_else(|error| {
             agent.check_running()?;
             Err(error)
         })?;
         load.check_running()?;
-        if !started && watch.began.elapsed() >= QUIET {
-            started = true;
-            let said = agent.text(&["start", SERVICE])?;
-            screen.line(&format!("$ grayxdp start {SERVICE}\n{}", said.trim_end()));
-        }
-        if fault_at.is_none() && watch.weight >= FAULT_AT {
-            let bad = if kind == FaultKind::FlakyBackend { &servers[..1] } else { &servers[..] };
-            bad.iter().try_for_each(|server| server.set(kind.fault()))?;
-            screen.line(&format!("At {:.2} %, v2 {} from now on.", watch.weight, kind.sentence()));
-            fault_at = Some((Instant::now(), watch.weight));
-        }
-        if ended.is_none() && fault_at.is_some() && watch.state == "rolled-back" && watch.weight == 0.0 {
-            ended = Some(Instant::now());
-        }
-        if fault_at.is_some_and(|(at, _)| at.elapsed() > DETECTION_MAX) && ended.is_none() {
-            break;
-        }
-        if watch.began.elapsed() > watch.expected + DETECTION_MAX {
-            bail!("the release is {} after {:.0} s", watch.state, watch.began.elapsed().as_secs_f64());
-        }
+        course.go_on(&agent, &watch, screen)?;
     }
     watch.record.take(load.stop()?);
     let first_bad = servers.iter().filter_map(FaultyServer::first_bad).min();
-    let (_, weight_at_fault) = fault_at.context("the weight never got to where v2 goes bad")?;
+    let (_, weight_at_fault) = course.fault_at.context("the weight never got to where v2 goes bad")?;
+    let ended = course.ended;
     // A client that waits in vain has not failed yet when the rollback comes; what began later must not fail.
     let settled = ended.map(|ended| ended + Duration::from_millis(100));
     Ok(FaultSummary {
@@ -174,6 +154,51 @@ pub(crate) async fn run(args: &Args, kind: FaultKind, screen: &mut Screen) -> Re
         record: watch.record,
         bad_backend: (kind == FaultKind::FlakyBackend).then(|| v2.first().copied()).flatten(),
     })
+}
+
+/// What happens when.
+struct Course<'s, 'h> {
+    kind: FaultKind,
+    servers: &'s [FaultyServer<'h>],
+    started: bool,
+    /// When v2 went bad, and at which weight.
+    fault_at: Option<(Instant, f64)>,
+    /// When the release was rolled back.
+    ended: Option<Instant>,
+}
+
+impl<'s, 'h> Course<'s, 'h> {
+    fn new(kind: FaultKind, servers: &'s [FaultyServer<'h>]) -> Self {
+        Self { kind, servers, started: false, fault_at: None, ended: None }
+    }
+
+    /// Rolled back, and quiet since; or bad for so long that nothing more will come.
+    fn is_over(&self) -> bool {
+        let waited_in_vain = self.fault_at.is_some_and(|(at, _)| at.elapsed() > DETECTION_MAX);
+        self.ended.map_or(waited_in_vain, |ended| ended.elapsed() >= QUIET)
+    }
+
+    fn go_on(&mut self, agent: &Agent<'_>, watch: &Watch, screen: &mut Screen) -> Result<()> {
+        if !self.started && watch.began.elapsed() >= QUIET {
+            self.started = true;
+            let said = agent.text(&["start", SERVICE])?;
+            screen.line(&format!("$ grayxdp start {SERVICE}\n{}", said.trim_end()));
+        }
+        if self.fault_at.is_none() && watch.weight >= FAULT_AT {
+            let bad = if self.kind == FaultKind::FlakyBackend { &self.servers[..1] } else { self.servers };
+            bad.iter().try_for_each(|server| server.set(self.kind.fault()))?;
+            screen.line(&format!("At {:.2} %, v2 {} from now on.", watch.weight, self.kind.sentence()));
+            self.fault_at = Some((Instant::now(), watch.weight));
+        }
+        if self.fault_at.is_some() && self.ended.is_none() && watch.state == "rolled-back" && watch.weight == 0.0 {
+            self.ended = Some(Instant::now());
+        }
+        if watch.began.elapsed() > watch.expected + DETECTION_MAX {
+            let seconds = watch.began.elapsed().as_secs_f64();
+            bail!("the release is {} after {seconds:.0} s: {}", watch.state, watch.reason);
+        }
+        Ok(())
+    }
 }
 
 /// Gives a version's host its addresses.

@@ -1,0 +1,210 @@
+//! One signal of both versions, compared.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    cuts::{CUTS, Cuts},
+    dispersion::Residual,
+    mixture::log_sum,
+    ratio::{Bounds, Counted, RatioTest, Share},
+};
+use crate::decide::signals::{Counts, Histogram, Signals};
+
+/// What is compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Kind {
+    Errors,
+    Answers,
+    FirstResponse,
+    LaterResponse,
+    Handshake,
+    ZeroWindows,
+    Retransmissions,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 7] = [
+        Self::Errors,
+        Self::Answers,
+        Self::FirstResponse,
+        Self::LaterResponse,
+        Self::Handshake,
+        Self::ZeroWindows,
+        Self::Retransmissions,
+    ];
+
+    /// As in evidence.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Errors => "errors",
+            Self::Answers => "answers",
+            Self::FirstResponse => "latency-first",
+            Self::LaterResponse => "latency-later",
+            Self::Handshake => "latency-handshake",
+            Self::ZeroWindows => "zero-windows",
+            Self::Retransmissions => "retransmissions",
+        }
+    }
+
+    /// Its part of the budget, before it is scaled to what there is. What tells most gets most.
+    pub(super) const fn budget(self) -> f64 {
+        match self {
+            Self::Errors => 0.54,
+            Self::Answers => 0.22,
+            Self::FirstResponse => 0.15,
+            Self::LaterResponse => 0.07,
+            Self::Handshake => 0.02,
+            Self::ZeroWindows | Self::Retransmissions => 0.01,
+        }
+    }
+
+    pub(super) const fn is_latency(self) -> bool {
+        matches!(self, Self::FirstResponse | Self::LaterResponse | Self::Handshake)
+    }
+
+    /// φ before it is known. Windows that close and segments that get lost do not come alone.
+    const fn dispersion_prior(self) -> f64 {
+        match self {
+            Self::ZeroWindows | Self::Retransmissions => 5.0,
+            _ => 1.0,
+        }
+    }
+
+    fn histogram(self, signals: &Signals) -> &Histogram {
+        match self {
+            Self::LaterResponse => &signals.later_response,
+            Self::Handshake => &signals.handshake,
+            _ => &signals.first_response,
+        }
+    }
+
+    /// What could go bad, and what did; for a latency nothing did.
+    pub(super) const fn counts(self, counts: &Counts) -> (u64, u64) {
+        match self {
+            Self::Errors => (counts.flows, counts.transport_errors()),
+            Self::Answers => {
+                let bad = counts.answers_server_error;
+                (counts.answers_good + counts.answers_client_error + bad, bad)
+            }
+            Self::ZeroWindows => {
+                let segments = counts.watched_segments;
+                (if segments > counts.responses { segments } else { counts.responses }, counts.zero_windows)
+            }
+            Self::Retransmissions => (counts.watched_segments, counts.retransmissions),
+            Self::FirstResponse | Self::LaterResponse | Self::Handshake => (counts.responses, 0),
+        }
+    }
+}
+
+/// A signal's evidence.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Comparison {
+    pub(super) kind: Kind,
+    /// One; of a latency one for each cut.
+    tests: Vec<Line>,
+    cuts: Option<Cuts>,
+}
+
+/// One test, and how its bad ones are dispersed.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Line {
+    ratio: RatioTest,
+    residual: Residual,
+}
+
+/// What a tick says besides its counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Circumstances {
+    /// Of connections, with those that may fail later; `None` where there were none.
+    pub(super) flows_share: Option<Share>,
+    /// Connections of v2 that have had their time to fail.
+    pub(super) past: f64,
+    /// The weight has fallen of late.
+    pub(super) fell: bool,
+    /// φ of errors by groups of clients; one where connections are independent.
+    pub(super) of_errors: f64,
+    /// The same where a client's responses are no more independent than clients are.
+    pub(super) of_answers: f64,
+}
+
+impl Comparison {
+    pub(super) fn new(kind: Kind) -> Self {
+        let line = Line { ratio: RatioTest::new(), residual: Residual::new(kind.dispersion_prior()) };
+        let tests = if kind.is_latency() { CUTS } else { 1 };
+        Self { kind, tests: vec![line; tests], cuts: kind.is_latency().then(Cuts::default) }
+    }
+
+    /// Takes a tick in.
+    pub(super) fn absorb(&mut self, bounds: &Bounds, v1: &Signals, v2: &Signals, around: &Circumstances) {
+        if let Some(cuts) = &mut self.cuts {
+            let (one, two) = (self.kind.histogram(v1), self.kind.histogram(v2));
+            let (n1, n2) = (one.count(), two.count());
+            if n1 == 0 && n2 == 0 {
+                return;
+            }
+            if let Some(cuts) = cuts.known() {
+                // Slow answers are still to come from connections of a time when v2 had more.
+                if !around.fell {
+                    for (line, &cut) in self.tests.iter_mut().zip(cuts) {
+                        let (e1, e2) = (one.count_from(cut), two.count_from(cut));
+                        let counted = Counted { n1, n2, e1, e2 };
+                        line.absorb(bounds, &counted, 1.0);
+                    }
+                }
+            }
+            cuts.learn(one, n1);
+            return;
+        }
+        let ((n1, e1), (n2, e2)) = (self.kind.counts(&v1.counts), self.kind.counts(&v2.counts));
+        let counted = Counted { n1, n2, e1, e2 };
+        let Some(line) = self.tests.first_mut() else { return };
+        match (self.kind, around.flows_share) {
+            (Kind::Errors, Some(share)) => line.ratio.absorb(bounds, &counted, share, around.past, around.of_errors),
+            // Errors without connections to hold them against.
+            (Kind::Errors, None) => {}
+            (Kind::Answers, _) if around.fell => {}
+            (Kind::Answers, _) => line.absorb(bounds, &counted, around.of_answers),
+            _ => line.absorb(bounds, &counted, 1.0),
+        }
+    }
+
+    /// The logarithm of the evidence that v2 is worse: the mean over the cuts.
+    pub(super) fn log_worse(&self) -> f64 {
+        let sum = self.tests.iter().map(|line| line.ratio.log_worse()).fold(f64::NEG_INFINITY, log_sum);
+        sum - (self.tests.len() as f64).ln()
+    }
+
+    /// The logarithm of the evidence that v2 is no worse, at the cut where there is least of it, and that cut's test.
+    pub(super) fn log_no_worse(&self) -> Option<(f64, &RatioTest)> {
+        let with_value = self.tests.iter().map(|line| (line.ratio.log_no_worse(), &line.ratio));
+        with_value.min_by(|a, b| a.0.total_cmp(&b.0))
+    }
+
+    /// The test that says most against v2.
+    pub(super) fn worst(&self) -> Option<&RatioTest> {
+        let with_value = self.tests.iter().map(|line| (line.ratio.log_worse(), &line.ratio));
+        with_value.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, test)| test)
+    }
+
+    /// How many things it has compared.
+    pub(super) fn counted(&self) -> Counted {
+        self.tests.first().map(|line| line.ratio.ledger().counted()).unwrap_or_default()
+    }
+
+    /// φ from tick to tick, without that of groups.
+    pub(super) fn dispersion(&self) -> f64 {
+        self.tests.iter().map(|line| line.residual.value()).fold(1.0, f64::max)
+    }
+}
+
+impl Line {
+    /// What goes bad as soon as it is counted: v2's share is that of the tick.
+    fn absorb(&mut self, bounds: &Bounds, counted: &Counted, of_groups: f64) {
+        let Some(share) = counted.share() else { return };
+        let bad = Counted { e1: counted.e1.min(counted.n1), e2: counted.e2.min(counted.n2), ..*counted };
+        let dispersion = self.residual.value().max(of_groups);
+        let among = bad.n2 as f64;
+        self.ratio.absorb(bounds, &bad, Share { among: Some(among), ..Share::exactly(share) }, among, dispersion);
+        self.residual.absorb(bad.e2 as f64, (bad.e1 + bad.e2) as f64, (bad.n1 + bad.n2) as f64, share);
+    }
+}
