@@ -4,8 +4,8 @@ use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
     layout::{
-        Address, BackendEntry, Control, Endpoint, FLOW_ONE_SIDED, FLOW_SEVER, FlowState, FragmentEntry, MODE_DSR,
-        MODE_FULL_NAT, MODE_IPIP, MODE_NAT, ServiceEntry,
+        Address, BackendEntry, Control, Endpoint, FLOW_SEVER, FlowState, FragmentEntry, MODE_DSR, MODE_FULL_NAT,
+        MODE_IPIP, MODE_NAT, ServiceEntry,
     },
     verdict::Verdict,
 };
@@ -218,8 +218,7 @@ pub(crate) fn enter(
     backend: BackendId,
 ) -> Option<u32> {
     let place = Place::of(control, id, parsed.source.address, parsed.source.port)?;
-    let kind = if service.sees_replies() { 0 } else { FLOW_ONE_SIDED };
-    let seen = flow::first_seen(parsed, kind);
+    let seen = flow::first_seen(parsed.step, parsed.tcp_flags, service);
     let entry = match place.find() {
         Some(former) => place.move_to(&former, backend, seen),
         // A reset leaves nothing behind that would have to be kept together.
