@@ -10,7 +10,7 @@ use grayxdp_common::{
     weight::KeyHash,
 };
 
-use crate::{helpers, maps};
+use crate::{fuse, helpers, maps};
 
 /// A backend for a new flow, and how it was come to.
 pub(crate) struct Choice {
@@ -54,6 +54,7 @@ pub(crate) fn backend_by_hash(service: &ServiceEntry, client: Address, client_po
     }
     let hash = service.key_hash(client, client_port);
     let version = maps::threshold(service.weight_slot(hash.shard(service.shard_count)))?.version(hash);
+    let version = unless_blown(service, version);
     of_version(service, version, hash, false).ok()
 }
 
@@ -95,7 +96,13 @@ fn version_by_weight(service: &ServiceEntry, hash: KeyHash, newcomer: Newcomer) 
     if shard.0 >= service.shard_count {
         return None;
     }
-    Some(maps::threshold(service.weight_slot(shard))?.version(hash))
+    Some(unless_blown(service, maps::threshold(service.weight_slot(shard))?.version(hash)))
+}
+
+/// A blown fuse is a weight of zero: who is pinned to v2 goes there all the same.
+#[inline(always)]
+fn unless_blown(service: &ServiceEntry, version: Version) -> Version {
+    if version == Version::V2 && fuse::is_blown(ServiceId(u32::from(service.pools))) { Version::V1 } else { version }
 }
 
 /// Networks are kept for the service that the pools belong to.

@@ -10,7 +10,7 @@ use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     csum::ChecksumDelta,
     ids::{BackendId, Be16, ServiceId},
-    layout::{Address, BackendEntry, Control, Endpoint, FLOW_SEVER, MODE_DSR, MODE_NAT, NO_SERVICE, ServiceEntry},
+    layout::{Address, BackendEntry, Control, Endpoint, FLOW_SEVER, MODE_DSR, MODE_NAT, NO_SERVICE, SERVICE_SIGNALS, ServiceEntry},
     verdict::Verdict,
 };
 
@@ -29,6 +29,7 @@ use crate::{
     rewrite::{self, End},
     route::{self, Way},
     service,
+    signals::{self, Former, Heard, Spoken},
 };
 
 /// Ethernet, IPv4 without options, TCP without options; a UDP packet is that long with Ethernet's padding.
@@ -48,6 +49,17 @@ struct Head {
     hop_limit: u8,
     /// Of UDP, those of a segment.
     tcp_flags: u8,
+    /// Behind the transport header.
+    payload_len: u16,
+    /// Of a TCP segment that advertises no room.
+    has_zero_window: bool,
+}
+
+/// What is looked at of a transport header.
+struct L4 {
+    tcp_flags: u8,
+    payload_len: u16,
+    has_zero_window: bool,
 }
 
 /// Where a client's packet goes, and how it came to go there.
@@ -80,7 +92,7 @@ fn head_v4(packet: Packet, head: Window<HEAD_V4>) -> Option<Head> {
     }
     let protocol = head.u8::<23>();
     let l4_len = usize::from(ip_len).checked_sub(IPV4_LEN)?;
-    let tcp_flags = l4_flags(protocol, l4_len, head.u8::<46>(), head.u8::<47>(), head.u16::<38>())?;
+    let l4 = l4(protocol, l4_len, head.u8::<46>(), head.u16::<38>(), (head.u8::<47>(), head.u16::<48>()))?;
     Some(Head {
         source: Endpoint::new(Address::from_v4_wire(head.u32::<26>()), Be16::from_wire(head.u16::<34>()), protocol),
         destination: Endpoint::new(
@@ -90,7 +102,9 @@ fn head_v4(packet: Packet, head: Window<HEAD_V4>) -> Option<Head> {
         ),
         ip_len,
         hop_limit: head.u8::<22>(),
-        tcp_flags,
+        tcp_flags: l4.tcp_flags,
+        payload_len: l4.payload_len,
+        has_zero_window: l4.has_zero_window,
     })
 }
 
@@ -102,7 +116,7 @@ fn head_v6(packet: Packet, head: Window<HEAD_V6>) -> Option<Head> {
         return None;
     }
     let protocol = head.u8::<20>();
-    let tcp_flags = l4_flags(protocol, l4_len, head.u8::<66>(), head.u8::<67>(), head.u16::<58>())?;
+    let l4 = l4(protocol, l4_len, head.u8::<66>(), head.u16::<58>(), (head.u8::<67>(), head.u16::<68>()))?;
     let source = Address::from_v6_wire([head.u32::<22>(), head.u32::<26>(), head.u32::<30>(), head.u32::<34>()]);
     let destination = Address::from_v6_wire([head.u32::<38>(), head.u32::<42>(), head.u32::<46>(), head.u32::<50>()]);
     if source.is_v4() || destination.is_v4() {
@@ -113,20 +127,26 @@ fn head_v6(packet: Packet, head: Window<HEAD_V6>) -> Option<Head> {
         destination: Endpoint::new(destination, Be16::from_wire(head.u16::<56>()), protocol),
         ip_len: (IPV6_LEN + l4_len) as u16,
         hop_limit: head.u8::<21>(),
-        tcp_flags,
+        tcp_flags: l4.tcp_flags,
+        payload_len: l4.payload_len,
+        has_zero_window: l4.has_zero_window,
     })
 }
 
-/// The flags, where the transport header is right.
+/// The transport header, where it is right.
 #[inline(always)]
-fn l4_flags(protocol: u8, l4_len: usize, data_offset: u8, tcp_flags: u8, udp_len: u16) -> Option<u8> {
+#[expect(clippy::cast_possible_truncation, reason = "lengths within a packet")]
+fn l4(protocol: u8, l4_len: usize, data_offset: u8, udp_len: u16, (tcp_flags, window): (u8, u16)) -> Option<L4> {
     if protocol == PROTOCOL_TCP {
         let header_len = usize::from(data_offset >> 4) * 4;
-        return (header_len >= TCP_LEN && header_len <= l4_len).then_some(tcp_flags);
+        let payload_len = l4_len.wrapping_sub(header_len) as u16;
+        let is_right = header_len >= TCP_LEN && header_len <= l4_len;
+        return is_right.then_some(L4 { tcp_flags, payload_len, has_zero_window: window == 0 });
     }
     let datagram_len = usize::from(u16::from_be(udp_len));
     let is_right = protocol == PROTOCOL_UDP && datagram_len >= UDP_LEN && datagram_len <= l4_len;
-    is_right.then_some(TCP_ACK)
+    let payload_len = datagram_len.wrapping_sub(UDP_LEN) as u16;
+    is_right.then_some(L4 { tcp_flags: TCP_ACK, payload_len, has_zero_window: false })
 }
 
 #[inline(always)]
@@ -168,10 +188,19 @@ fn request<const IS_V4: bool>(
         return None;
     }
     match &met {
-        Some(found) => place.note_seen(found, Side::Client, head.step(), head.tcp_flags),
+        Some(found) => {
+            place.note_seen(found, Side::Client, head.step(), head.tcp_flags);
+            let spoken = Spoken { tcp_flags: head.tcp_flags, carries_payload: head.carries_payload() };
+            if service.flags & SERVICE_SIGNALS != 0 && spoken.is_news(found.seen) {
+                signals::speak(found, spoken, backend_id);
+            }
+        }
         None => {
             let seen = flow::first_seen(head.step(), head.tcp_flags, service);
-            place.begin_in_empty(backend_id, seen)?;
+            let made = place.begin_in_empty(backend_id, seen)?;
+            if service.flags & SERVICE_SIGNALS != 0 {
+                signals::enter(service, head.source.address, &made, backend_id, Former::NONE);
+            }
         }
     }
     count::request(backend_id, head.ip_len, passage);
@@ -237,12 +266,24 @@ fn reply<const IS_V4: bool>(
         return None;
     }
     place.note_seen(&found, Side::Backend, head.step(), head.tcp_flags);
+    if service.flags & SERVICE_SIGNALS != 0
+        && signals::is_news(&found, head.tcp_flags, head.carries_payload(), head.has_zero_window)
+    {
+        #[expect(clippy::cast_possible_truncation, reason = "under 100")]
+        let heard = Heard::new(if IS_V4 { L4_V4 } else { L4_V6 } as u32, head.payload_len);
+        signals::hear(context, service, &found, heard, id);
+    }
     count::reply(id, head.ip_len);
     rewrite::<IS_V4>(context, head, End::Source, Some(&service.endpoint), &way)?;
     Some(way.outcome().for_service(service_id).for_backend(id).raw())
 }
 
 impl Head {
+    #[inline(always)]
+    fn carries_payload(&self) -> bool {
+        self.payload_len != 0 || self.destination.protocol == PROTOCOL_UDP
+    }
+
     #[inline(always)]
     fn step(&self) -> Step {
         if self.destination.protocol == PROTOCOL_UDP { Step::Datagram } else { parse::tcp_step(self.tcp_flags) }

@@ -14,7 +14,7 @@ use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId},
     layout::{
         Address, Control, Endpoint, FLOW_ONE_SIDED, FLOW_UDP, FlowHash, FlowOwner, FlowSeen, FlowState, SEEN_FIN,
-        SEEN_PACKET, SEEN_RST, SEEN_SEGMENT, ServiceEntry, long_flow_tick,
+        SEEN_PACKET, SEEN_RST, SEEN_SEGMENT, SEEN_TURN, SERVICE_SIGNALS, ServiceEntry, long_flow_tick,
     },
     limits::FLOW_ENTRIES_PER_BUCKET,
 };
@@ -24,6 +24,7 @@ use crate::{
     helpers, maps,
     parse::{Parsed, Step, TCP_FIN, TCP_RST},
     scratch,
+    signals::Former,
 };
 
 /// Whose packet it is.
@@ -173,9 +174,9 @@ impl Place {
     /// Makes an entry. `None` where the bucket is full of flows that must not be evicted, or another CPU was faster.
     ///
     /// An empty, expired or closing entry is taken first, then the half-open one idle for the longest; an established
-    /// flow never loses its entry before its time-out.
+    /// flow never loses its entry before its time-out. Says whose the entry was.
     #[inline(always)]
-    pub(crate) fn begin(&self, backend: BackendId, seen: FlowSeen) -> Option<Found> {
+    pub(crate) fn begin(&self, backend: BackendId, seen: FlowSeen) -> Option<(Found, Former)> {
         // 0: nothing yet; half-open entries score by their age; expired and closing ones more; empty ones the most.
         let mut best_score = 0;
         let mut best_at = 0;
@@ -197,8 +198,9 @@ impl Place {
         if best_score == 0 {
             return None;
         }
+        let former = Former { owner: best_owner, seen: self.entry(best_at).cell.seen() };
         let made = self.take(Found { owner: best_owner, ..self.entry(best_at) }, backend, seen)?;
-        Some(self.first_of_both(made))
+        Some((self.first_of_both(made), former))
     }
 
     /// The same where an entry is empty, as most often one is; `None` elsewhere.
@@ -347,7 +349,10 @@ pub(crate) fn entropy(client: &Endpoint) -> u32 {
 pub(crate) fn first_seen(step: Step, tcp_flags: u8, service: &ServiceEntry) -> FlowSeen {
     let one_sided = if service.sees_replies() { 0 } else { FLOW_ONE_SIDED };
     let udp = if step == Step::Datagram { FLOW_UDP } else { 0 };
-    FlowSeen { client: flags_seen(step, tcp_flags), kind: one_sided | udp, ..FlowSeen::default() }
+    // A conversation's first datagram asks for an answer.
+    let is_asking = udp != 0 && one_sided == 0 && service.flags & SERVICE_SIGNALS != 0;
+    let client = flags_seen(step, tcp_flags) | if is_asking { SEEN_TURN } else { 0 };
+    FlowSeen { client, kind: one_sided | udp, ..FlowSeen::default() }
 }
 
 #[inline(always)]
@@ -373,6 +378,22 @@ fn store_flags(cell: FlowCell, side: Side, flags: u8) {
     match side {
         Side::Client => cell.set_client(flags),
         Side::Backend => cell.set_backend(flags),
+    }
+}
+
+/// Stores the client's flags of an entry.
+#[inline(always)]
+pub(crate) fn set_client(control: &'static Control, index: u32, flags: u8) {
+    if let Some((_, found)) = entry_at(control, index) {
+        found.cell.set_client(flags);
+    }
+}
+
+/// Stores the backend's flags of an entry.
+#[inline(always)]
+pub(crate) fn set_backend(control: &'static Control, index: u32, flags: u8) {
+    if let Some((_, found)) = entry_at(control, index) {
+        found.cell.set_backend(flags);
     }
 }
 

@@ -32,20 +32,19 @@ pub(crate) fn began(control: &Control, id: ServiceId, service: &ServiceEntry, ve
     }
 }
 
-/// Counts a flow that failed, and judges.
+/// Counts a flow that failed. Returns whether the fuse is to be judged now ([`judge`]): not here, where the stack is deep.
 #[inline(always)]
-pub(crate) fn failed(control: &Control, id: ServiceId, service: &ServiceEntry, version: Version, now: u32) {
+#[must_use]
+pub(crate) fn failed(control: &Control, id: ServiceId, service: &ServiceEntry, version: Version, now: u32) -> bool {
     if service.fuse_failures == 0 {
-        return;
+        return false;
     }
     count::with_fuse_window(control, id, |window| {
         turn(window, service.fuse_window_ticks, now);
         let [v1, v2] = &mut window.now.failures;
         *(if version == Version::V1 { v1 } else { v2 }) += 1;
     });
-    if version == Version::V2 {
-        stages::grayxdp_judge(id.0, now);
-    }
+    version == Version::V2
 }
 
 /// Begins a new window where the present one is over.

@@ -18,7 +18,6 @@ pub(crate) fn coarse_clock_ns() -> u64 {
     unsafe { bpf_ktime_get_coarse_ns() }
 }
 
-<<<<<<< HEAD
 /// The kernel's monotonic clock, in nanoseconds; five times as dear as the coarse one.
 #[inline(always)]
 pub(crate) fn clock_ns() -> u64 {
@@ -30,14 +29,14 @@ pub(crate) fn clock_ns() -> u64 {
 #[inline(always)]
 pub(crate) fn cpu() -> u32 {
     // SAFETY: takes nothing and cannot fail.
-    unsafe { bpf_get_smp_processor_id() as u32 }
-=======
+    unsafe { bpf_get_smp_processor_id() }
+}
+
 /// The kernel's count of timer ticks, which moves with [`coarse_clock_ns`]. No call: the kernel puts a load in its place.
 #[inline(always)]
 pub(crate) fn jiffies() -> u64 {
     // SAFETY: takes nothing and cannot fail.
     unsafe { bpf_jiffies64() }
->>>>>>> speed
 }
 
 /// 32 random bits, not for secrets.

@@ -14,7 +14,7 @@ use grayxdp_common::{
     hash::client_group,
     ids::{BackendId, ServiceId, Version},
     layout::{
-        Control, FLOW_ONE_SIDED, FLOW_UDP, FlowOwner, FlowSeen, FlowState, FlowTimes, SEEN_FAULT, SEEN_FIN, SEEN_LATER,
+        Address, Control, FLOW_ONE_SIDED, FLOW_SEVER, FLOW_UDP, FlowOwner, FlowSeen, FlowState, FlowTimes, SEEN_FAULT, SEEN_FIN, SEEN_LATER,
         SEEN_PACKET, SEEN_REPEATED, SEEN_RST, SEEN_SEGMENT, SEEN_TURN, SEEN_ZERO_WINDOW, SERVICE_SIGNALS, ServiceEntry,
         Signal, Timing, begin_time, begin_us, turn_time, turn_us,
     },
@@ -28,6 +28,7 @@ use crate::{
     packet::Packet,
     parse::{Parsed, Step, TCP_ACK, TCP_FIN, TCP_LEN, TCP_RST, TCP_SYN, UDP_LEN},
     peek::{self, Answer, Payload},
+    stages,
 };
 
 #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
@@ -61,14 +62,17 @@ impl Subject {
         Some(Self { control, signals: Signals::of(control, backend)?, id, service, version, index })
     }
 
-    /// Counts an error of the flow: of the client's group, too, and for the fuse where `is_failure`.
+    /// Counts an error of the flow, and of the client's group.
     #[inline(always)]
-    fn error(&self, signal: Signal, is_failure: bool) {
+    fn error(&self, signal: Signal) {
         self.signals.count(signal);
         self.group_error();
-        if is_failure {
-            fuse::failed(self.control, self.id, self.service, self.version, flow::now());
-        }
+    }
+
+    /// Counts a failure for the fuse; returns whether it is to be judged.
+    #[inline(always)]
+    fn failure(&self) -> bool {
+        fuse::failed(self.control, self.id, self.service, self.version, flow::now())
     }
 
     #[inline(always)]
@@ -97,6 +101,11 @@ pub(crate) struct Former {
     pub(crate) seen: FlowSeen,
 }
 
+impl Former {
+    /// Nobody.
+    pub(crate) const NONE: Self = Self { owner: FlowOwner::EMPTY, seen: FlowSeen::from_word(0) };
+}
+
 /// Whether a SYN is the one of before, sent again for want of an answer.
 #[inline(always)]
 pub(crate) fn is_repeated(former: &Found, packet: &Parsed, backend: BackendId, is_expired: bool) -> bool {
@@ -118,32 +127,93 @@ pub(crate) fn seen_again(former: &Found, seen: FlowSeen) -> FlowSeen {
     }
 }
 
-/// A flow got its entry, or its SYN came again: `seen` says what was seen of it, `former` who had the entry.
+/// Who got an entry, and who had it, in one register.
+#[derive(Clone, Copy)]
+pub(crate) struct Entrant(pub(crate) u64);
+
+#[expect(clippy::cast_possible_truncation, reason = "shifted to the bits that are wanted")]
+impl Entrant {
+    #[inline(always)]
+    fn new(backend: BackendId, group: u8, former: FlowOwner) -> Self {
+        let former = former.backend().map_or(0, BackendId::raw);
+        Self(u64::from(backend.raw()) | u64::from(former) << 16 | u64::from(group) << 32)
+    }
+
+    #[inline(always)]
+    fn backend(self) -> Option<BackendId> {
+        BackendId::from_raw(self.0 as u16)
+    }
+
+    #[inline(always)]
+    fn former_backend(self) -> Option<BackendId> {
+        BackendId::from_raw((self.0 >> 16) as u16)
+    }
+
+    #[inline(always)]
+    fn group(self) -> u8 {
+        (self.0 >> 32) as u8
+    }
+}
+
+/// Counts a flow that got its entry.
+#[inline(always)]
+pub(crate) fn enter(service: &ServiceEntry, client: Address, entry: &Found, backend: BackendId, former: Former) {
+    let entrant = Entrant::new(backend, client_group(service.hash_key, client), former.owner);
+    let is_due = stages::grayxdp_entered(entry.index, entrant.0, entry.seen.to_word(), former.seen.to_word());
+    judge_if(is_due, service);
+}
+
+/// Counts what a client's packet of a known flow changes.
+#[inline(always)]
+pub(crate) fn speak(entry: &Found, spoken: Spoken, backend: BackendId) {
+    stages::grayxdp_spoken(entry.index, spoken.raw(), entry.seen.to_word(), backend.raw().into());
+}
+
+/// Counts what a backend's packet of a known flow changes.
+#[inline(always)]
+pub(crate) fn hear(context: &XdpContext, service: &ServiceEntry, entry: &Found, heard: Heard, backend: BackendId) {
+    let seen = entry.seen.to_word();
+    let is_due = stages::grayxdp_heard(context.ctx, heard.0, entry.index, seen, backend.raw().into());
+    judge_if(is_due, service);
+}
+
+/// Counts that an ICMP error said that the flow's packets do not arrive.
+#[inline(always)]
+pub(crate) fn hear_unreachable(service: &ServiceEntry, entry: &Found, backend: BackendId) {
+    let is_due = stages::grayxdp_unreachable(entry.index, entry.seen.to_word(), backend.raw().into());
+    judge_if(is_due, service);
+}
+
+#[inline(always)]
+fn judge_if(is_due: u64, service: &ServiceEntry) {
+    if is_due != 0 {
+        stages::grayxdp_judge(service.pools.into(), flow::now());
+    }
+}
+
+/// A flow got its entry, or its SYN came again: `seen` says what was seen of it, `former` what was of who had the entry.
+/// Returns whether the fuse is to be judged.
 #[inline(always)]
 pub(crate) fn entered(
     control: &'static Control,
-    packet: &Parsed,
     index: u32,
+    entrant: Entrant,
     seen: FlowSeen,
-    backend: BackendId,
-    former: Former,
-) -> Option<()> {
-    let subject = Subject::of(control, backend, index);
+    former: FlowSeen,
+) -> Option<bool> {
+    let subject = Subject::of(control, entrant.backend()?, index);
     if seen.client & SEEN_REPEATED != 0 {
         let subject = subject?;
         subject.signals.count(Signal::SynRetransmissions);
-        if former.seen.client & SEEN_REPEATED == 0 {
-            fuse::failed(control, subject.id, subject.service, subject.version, flow::now());
-        }
-        return Some(());
+        return Some(former.client & SEEN_REPEATED == 0 && subject.failure());
     }
-    lost(control, index, former);
-    let is_beginning = matches!(packet.step, Step::Syn | Step::Datagram);
+    lost(control, index, entrant.former_backend(), former);
+    let is_beginning = seen.client & SEEN_SEGMENT == 0;
     let now = helpers::clock_ns();
     let begun = if is_beginning { begin_time(now) } else { 0 };
     maps::flow_times(index)?.set(FlowTimes { turn: turn_time(now), begun });
     let subject = subject?;
-    let group = client_group(subject.service.hash_key, packet.source.address);
+    let group = entrant.group();
     maps::flow_notes(index / ENTRIES)?.set_group(index % ENTRIES, group);
     if is_beginning {
         subject.signals.count(Signal::Flows);
@@ -153,19 +223,18 @@ pub(crate) fn entered(
             subject.signals.count(Signal::Requests);
         }
     }
-    Some(())
+    Some(false)
 }
 
 /// A flow lost its entry to another one, or begins anew: counts what nobody will see the end of.
 #[inline(always)]
-fn lost(control: &'static Control, index: u32, former: Former) -> Option<()> {
-    let subject = Subject::of(control, former.owner.backend()?, index)?;
-    let is_tcp = former.seen.kind & FLOW_UDP == 0;
-    if former.seen.is_unanswered() {
-        subject.error(Signal::Unanswered, false);
-    } else if is_tcp && former.seen.state() == FlowState::Established && former.seen.owes_response() {
-        // Only an idle one can lose its entry.
-        subject.error(Signal::IdleDeaths, false);
+fn lost(control: &'static Control, index: u32, backend: Option<BackendId>, former: FlowSeen) -> Option<()> {
+    let subject = Subject::of(control, backend?, index)?;
+    if former.is_unanswered() {
+        subject.error(Signal::Unanswered);
+    } else if former.state() == FlowState::Established && former.owes_response() && former.kind & FLOW_SEVER == 0 {
+        // Unless it is severed, only an idle one can lose its entry.
+        subject.error(Signal::IdleDeaths);
     }
     Some(())
 }
@@ -177,9 +246,31 @@ pub(crate) struct Spoken {
     pub(crate) carries_payload: bool,
 }
 
-/// Whether a client's packet that begins and ends nothing changes what is known of its flow's turns.
+impl Spoken {
+    #[inline(always)]
+    pub(crate) fn from_raw(raw: u32) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "eight bits")]
+        Self { tcp_flags: raw as u8, carries_payload: raw >> 8 != 0 }
+    }
+
+    #[inline(always)]
+    fn raw(self) -> u32 {
+        u32::from(self.tcp_flags) | u32::from(self.carries_payload) << 8
+    }
+
+    /// Whether the packet changes what is known of its flow.
+    #[inline(always)]
+    pub(crate) fn is_news(self, before: FlowSeen) -> bool {
+        let begins_one_sided = before.kind & FLOW_ONE_SIDED != 0 && before.client & SEEN_SEGMENT == 0;
+        self.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) != 0
+            || is_turn(before, self.carries_payload)
+            || (begins_one_sided && before.kind & FLOW_UDP == 0)
+    }
+}
+
+/// Whether a client's payload begins a turn.
 #[inline(always)]
-pub(crate) fn is_turn(before: FlowSeen, carries_payload: bool) -> bool {
+fn is_turn(before: FlowSeen, carries_payload: bool) -> bool {
     carries_payload && !before.owes_response() && before.kind & FLOW_ONE_SIDED == 0
 }
 
@@ -250,11 +341,6 @@ impl Heard {
     }
 
     #[inline(always)]
-    pub(crate) fn raw(self) -> u32 {
-        self.0
-    }
-
-    #[inline(always)]
     fn l4_offset(self) -> usize {
         (self.0 & 0xffff) as usize
     }
@@ -265,13 +351,15 @@ impl Heard {
     }
 }
 
-/// Whether a backend's packet that begins and ends nothing changes what is known of its flow.
+/// Whether a backend's packet changes what is known of its flow.
 #[inline(always)]
-pub(crate) fn is_news(owner: FlowOwner, before: FlowSeen, carries_payload: bool, has_zero_window: bool) -> bool {
+pub(crate) fn is_news(found: &Found, tcp_flags: u8, carries_payload: bool, has_zero_window: bool) -> bool {
+    let before = found.seen;
     let had_zero_window = before.backend & SEEN_ZERO_WINDOW != 0;
-    (carries_payload && (before.owes_response() || is_watched(owner, before)))
+    (carries_payload && (before.owes_response() || is_watched(found.owner, before)))
         || has_zero_window != had_zero_window
         || before.backend & SEEN_PACKET == 0
+        || tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) != 0
 }
 
 /// Whether the flow is one of those that are watched for repeated segments.
@@ -280,7 +368,8 @@ fn is_watched(owner: FlowOwner, seen: FlowSeen) -> bool {
     seen.kind & FLOW_UDP == 0 && (owner.0 >> 16) & (WATCHED_ONE_IN - 1) == 0
 }
 
-/// A backend's packet of a known flow, which has been noted already: `before` is what was seen before it.
+/// A backend's packet of a known flow, which has been noted already: `before` is what was seen before it. Returns whether
+/// the fuse is to be judged.
 #[inline(always)]
 pub(crate) fn heard(
     context: &XdpContext,
@@ -289,7 +378,7 @@ pub(crate) fn heard(
     index: u32,
     before: FlowSeen,
     backend: BackendId,
-) -> Option<()> {
+) -> Option<bool> {
     let subject = Subject::of(control, backend, index)?;
     let is_first = before.backend & SEEN_PACKET == 0;
     if before.state() == FlowState::Closing {
@@ -311,8 +400,7 @@ pub(crate) fn heard(
         let flags = tcp.u8::<13>();
         payload.offset = packet.l4_offset() + usize::from(tcp.u8::<12>() >> 4) * 4;
         if flags & TCP_RST != 0 {
-            reset(&subject, before, is_first);
-            return None;
+            return Some(reset(&subject, before, is_first));
         }
         let segment = Segment { flags, has_zero_window: tcp.u16::<14>() == 0 };
         seen |= segment_heard(&subject, segment, before, is_first);
@@ -332,7 +420,7 @@ pub(crate) fn heard(
     if seen != before.backend {
         flow::set_backend(control, index, seen);
     }
-    Some(())
+    Some(false)
 }
 
 /// What matters of a segment's header.
@@ -342,20 +430,23 @@ struct Segment {
     has_zero_window: bool,
 }
 
-/// A RST: it refuses the connection, or ends it.
+/// A RST: it refuses the connection, or ends it. Returns whether the fuse is to be judged.
 #[inline(always)]
-fn reset(subject: &Subject, before: FlowSeen, is_first: bool) {
+fn reset(subject: &Subject, before: FlowSeen, is_first: bool) -> bool {
     if before.backend & SEEN_FAULT != 0 {
-        return;
+        return false;
     }
     if !is_first {
-        // A flow that was met in its middle was never counted as one.
-        subject.error(Signal::ServerResets, true);
+        subject.error(Signal::ServerResets);
         subject.ended();
     } else if before.client & SEEN_SEGMENT == 0 {
-        // Where its SYN had to be repeated, the fuse has had its failure.
-        subject.error(Signal::Refused, before.client & SEEN_REPEATED == 0);
+        subject.error(Signal::Refused);
+    } else {
+        // A flow that was met in its middle was never counted as one.
+        return false;
     }
+    // Where its SYN had to be repeated, the fuse has had its failure.
+    before.client & SEEN_REPEATED == 0 && subject.failure()
 }
 
 /// SYN-ACK and FIN. Returns the flags that it leaves behind.
@@ -424,15 +515,16 @@ fn answered(context: &XdpContext, subject: &Subject, payload: Payload) -> bool {
     true
 }
 
-/// An ICMP error of the backend's side said that the flow's packets do not arrive.
+/// An ICMP error of the backend's side said that the flow's packets do not arrive. Returns whether the fuse is to be judged.
 #[inline(always)]
-pub(crate) fn unreachable(control: &'static Control, index: u32, before: FlowSeen, backend: BackendId) -> Option<()> {
+pub(crate) fn unreachable(control: &'static Control, index: u32, before: FlowSeen, backend: BackendId) -> Option<bool> {
     let subject = Subject::of(control, backend, index)?;
-    if before.is_unanswered() {
-        subject.error(Signal::IcmpUnreachable, before.client & SEEN_REPEATED == 0);
-        flow::set_backend(control, index, before.backend | SEEN_FAULT);
+    if !before.is_unanswered() {
+        return None;
     }
-    Some(())
+    subject.error(Signal::IcmpUnreachable);
+    flow::set_backend(control, index, before.backend | SEEN_FAULT);
+    Some(before.client & SEEN_REPEATED == 0 && subject.failure())
 }
 
 const _: () = assert!(SEEN_RST & (SEEN_TURN | SEEN_LATER | SEEN_REPEATED | SEEN_FAULT | SEEN_ZERO_WINDOW) == 0);
