@@ -7,8 +7,8 @@ use aya::Ebpf;
 use grayxdp::{
     config::{Key, Protocol, XdpMode},
     kernel::{
-        BackendSetup, DataPlane, ForwardMode, Network, PinRules, ServiceSetup, Setup, Shards, SourcePorts, Standing,
-        WhenEmpty, idle_ticks,
+        BackendSetup, DataPlane, ForwardMode, Network, PinRules, ServiceSetup, Setup, Shards, SignalSetup, SourcePorts,
+        Standing, WhenEmpty, idle_ticks,
     },
 };
 use grayxdp_common::{
@@ -134,6 +134,7 @@ fn service(subject: Subject, traffic: Traffic, nth: u16) -> Result<ServiceSetup>
         udp_idle: HOUR,
         maglev_slots: MAGLEV_SLOTS,
         when_empty: WhenEmpty::OtherVersion,
+        signals: SignalSetup::default(),
         pools: [pool(1).collect(), pool(1 + world::BACKENDS_PER_VERSION).collect()],
     })
 }

@@ -10,7 +10,10 @@ use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     csum::ChecksumDelta,
     ids::{BackendId, Be16, ServiceId},
-    layout::{Address, BackendEntry, Control, Endpoint, FLOW_SEVER, MODE_DSR, MODE_NAT, NO_SERVICE, SERVICE_SIGNALS, ServiceEntry},
+    layout::{
+        Address, BackendEntry, Control, Endpoint, FLOW_SEVER, MODE_DSR, MODE_NAT, NO_SERVICE, SERVICE_SIGNALS,
+        ServiceEntry,
+    },
     verdict::Verdict,
 };
 

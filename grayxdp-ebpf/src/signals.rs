@@ -14,9 +14,9 @@ use grayxdp_common::{
     hash::client_group,
     ids::{BackendId, ServiceId, Version},
     layout::{
-        Address, Control, FLOW_ONE_SIDED, FLOW_SEVER, FLOW_UDP, FlowOwner, FlowSeen, FlowState, FlowTimes, SEEN_FAULT, SEEN_FIN, SEEN_LATER,
-        SEEN_PACKET, SEEN_REPEATED, SEEN_RST, SEEN_SEGMENT, SEEN_TURN, SEEN_ZERO_WINDOW, SERVICE_SIGNALS, ServiceEntry,
-        Signal, Timing, begin_time, begin_us, turn_time, turn_us,
+        Address, Control, FLOW_ONE_SIDED, FLOW_SEVER, FLOW_UDP, FlowOwner, FlowSeen, FlowState, FlowTimes, SEEN_FAULT,
+        SEEN_FIN, SEEN_LATER, SEEN_PACKET, SEEN_REPEATED, SEEN_RST, SEEN_SEGMENT, SEEN_TURN, SEEN_ZERO_WINDOW,
+        SERVICE_SIGNALS, ServiceEntry, Signal, Timing, begin_time, begin_us, turn_time, turn_us,
     },
     limits::FLOW_ENTRIES_PER_BUCKET,
 };
@@ -120,11 +120,7 @@ pub(crate) fn is_repeated(former: &Found, packet: &Parsed, backend: BackendId, i
 /// What is seen of a flow whose SYN came again.
 #[inline(always)]
 pub(crate) fn seen_again(former: &Found, seen: FlowSeen) -> FlowSeen {
-    FlowSeen {
-        client: seen.client | SEEN_REPEATED,
-        backend: former.seen.backend & SEEN_FAULT,
-        ..seen
-    }
+    FlowSeen { client: seen.client | SEEN_REPEATED, backend: former.seen.backend & SEEN_FAULT, ..seen }
 }
 
 /// Who got an entry, and who had it, in one register.

@@ -10,11 +10,11 @@ use sha2::{Digest as _, Sha256};
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    Backend, HealthCheck, Key, ModeKind, Pool, Protocol, ServiceConfig, Timeouts, WhenEmpty, health,
+    Backend, Fuse, HealthCheck, Key, ModeKind, Observe, Pool, Protocol, ServiceConfig, Timeouts, WhenEmpty, health,
     mode::{self, RawMode},
     pins, release,
     section::{Item, Section},
-    shards,
+    shards, signals,
     value::{self, Wrong},
 };
 use crate::{
@@ -43,6 +43,8 @@ pub(super) const KEYS: &[&str] = &[
     "v2",
     "release",
     "health",
+    "observe",
+    "fuse",
 ];
 
 const MODE_DEFAULT: ModeKind = ModeKind::Nat;
@@ -72,6 +74,8 @@ pub(super) struct RawService {
     pub(super) v2: RawPool,
     release: Option<release::Release>,
     health: Option<Option<HealthCheck>>,
+    observe: Option<Observe>,
+    fuse: Option<Option<Fuse>>,
 }
 
 /// The backends of a version as far as they could be read.
@@ -115,6 +119,8 @@ pub(super) fn read(section: &Section<'_>) -> RawService {
             None => Some(release::Release::default()),
         },
         health: health::read(section, protocol.as_ref().map(Spanned::get_ref)),
+        observe: signals::observe(section, protocol.as_ref().map(Spanned::get_ref)),
+        fuse: signals::fuse(section),
         name,
         vip,
         port,
@@ -230,6 +236,8 @@ impl RawService {
             order: release.order,
             on_rollback: release.on_rollback,
             health: self.health?,
+            observe: self.observe?,
+            fuse: self.fuse?,
         })
     }
 }

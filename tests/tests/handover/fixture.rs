@@ -14,7 +14,8 @@ use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use grayxdp::{
     config::{Key, Protocol, XdpMode},
     kernel::{
-        BackendSetup, DataPlane, ForwardMode, PinRules, ServiceSetup, Setup, Shards, SourcePorts, Standing, WhenEmpty,
+        BackendSetup, DataPlane, ForwardMode, PinRules, ServiceSetup, Setup, Shards, SignalSetup, SourcePorts,
+        Standing, WhenEmpty,
     },
 };
 use grayxdp_common::layout::IdleTicks;
@@ -103,6 +104,7 @@ pub(crate) fn service(port: u16, v1: &[&str], v2: &[&str]) -> ServiceSetup {
         udp_idle: Duration::from_secs(60),
         maglev_slots: 1021,
         when_empty: WhenEmpty::OtherVersion,
+        signals: SignalSetup::default(),
         pools: [v1, v2].map(|pool| pool.iter().map(|address| backend(address)).collect()),
     }
 }
