@@ -114,6 +114,7 @@ pub(crate) fn service(port: u16, v1: &[&str], v2: &[&str]) -> ServiceSetup {
 pub(crate) enum Segment {
     Syn,
     Ack,
+    Rst,
 }
 
 pub(crate) fn client(port: u16) -> SocketAddr {
@@ -125,7 +126,11 @@ pub(crate) fn tcp(from: SocketAddr, to: SocketAddr, segment: Segment) -> Vec<u8>
     let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 12], [2, 0, 0, 0, 0, 0xa0])
         .ipv4(source.octets(), destination.octets(), 64)
         .tcp(from.port(), to.port(), 1000, 4000);
-    let builder = if segment == Segment::Syn { builder.syn() } else { builder.ack(1) };
+    let builder = match segment {
+        Segment::Syn => builder.syn(),
+        Segment::Ack => builder.ack(1),
+        Segment::Rst => builder.rst(),
+    };
     let mut bytes = Vec::new();
     builder.write(&mut bytes, b"").expect("a vector");
     bytes
