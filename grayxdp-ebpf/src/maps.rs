@@ -89,11 +89,11 @@ static FLOWS: Array<FlowBucket, 1, MAPPED> = Array::new();
 
 /// When things of flows began, by their index in `FLOWS`. Written by `signals.rs`; the agent sets the capacity.
 #[btf_map]
-static TIMES: Array<FlowTimes, 1, MAPPED> = Array::new();
+static FLOW_TIMES: Array<FlowTimes, 1, MAPPED> = Array::new();
 
 /// What else is remembered of flows, by the bucket's index in `FLOWS`. Written by `signals.rs`; the agent sets the capacity.
 #[btf_map]
-static NOTES: Array<FlowNotes, 1, MAPPED> = Array::new();
+static FLOW_NOTES: Array<FlowNotes, 1, MAPPED> = Array::new();
 
 /// Signals of backends, in stripes. Written by `count.rs`, each stripe by its CPU, and the last one by the agent, which sets
 /// the capacity.
@@ -261,12 +261,12 @@ pub(crate) fn backend_counters(id: BackendId) -> Option<*mut BackendCounters> {
 
 #[inline(always)]
 pub(crate) fn flow_times(index: u32) -> Option<TimesCell> {
-    TIMES.get_ptr_mut(index).map(TimesCell::new)
+    FLOW_TIMES.get_ptr_mut(index).map(TimesCell::new)
 }
 
 #[inline(always)]
 pub(crate) fn flow_notes(bucket: u32) -> Option<NotesCell> {
-    NOTES.get_ptr_mut(bucket).map(NotesCell::new)
+    FLOW_NOTES.get_ptr_mut(bucket).map(NotesCell::new)
 }
 
 #[inline(always)]

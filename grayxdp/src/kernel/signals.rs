@@ -167,8 +167,8 @@ impl SignalMaps {
     pub(super) fn take(ebpf: &mut Ebpf, shape: Shape) -> Result<Self, KernelError> {
         Ok(Self {
             rows: Rows { shape, rows: mapped(ebpf, "SIGNALS")?, groups: mapped(ebpf, "GROUPS")? },
-            times: mapped(ebpf, "TIMES")?,
-            notes: mapped(ebpf, "NOTES")?,
+            times: mapped(ebpf, "FLOW_TIMES")?,
+            notes: mapped(ebpf, "FLOW_NOTES")?,
         })
     }
 
