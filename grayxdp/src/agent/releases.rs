@@ -170,6 +170,7 @@ impl<K: Kernel> Releases<K> {
         if controller::needs_new_evidence(&before, &next) {
             self.standings[index].analysis.begin_anew(&next.weights);
             self.looks.at_once();
+            self.arm_fuse(index);
         }
         let applied = if exposes_more(&before, &next) {
             self.raise(index, next, cause)

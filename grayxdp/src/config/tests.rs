@@ -101,6 +101,8 @@ fn the_example_means_this() {
             ..Policy::bare()
         },
         health: None,
+        observe: Observe::None,
+        fuse: Some(Fuse { failures: 20, window: Duration::from_secs(10) }),
     };
     let agent = AgentConfig {
         interfaces: vec!["eth0".to_owned(), "eth1".to_owned()],
@@ -683,6 +685,29 @@ fn the_key_of_a_service_depends_on_name_and_seed() {
     assert_eq!(base, key(&with("port = 80", "port = 81")));
 }
 
+#[test]
+fn fuses_and_what_is_observed_are_checked() {
+    let with = |text: &str| parse(&format!("{EXAMPLE}{text}"));
+    let fuse = |text: &str| with(&format!("\n[service.fuse]\n{text}")).map(|config| config.services[0].fuse);
+    let seconds = Duration::from_secs;
+    assert_eq!(fuse("failures = 5").expect("valid"), Some(Fuse { failures: 5, window: seconds(10) }));
+    assert_eq!(fuse("window = \"1m\"").expect("valid"), Some(Fuse { failures: 20, window: seconds(60) }));
+    assert_eq!(fuse("failures = 0").expect("valid"), None);
+    for wrong in ["failures = -1", "failures = \"many\"", "window = \"1s\"", "window = \"2h\"", "windows = \"10s\""] {
+        assert!(fuse(wrong).is_err(), "{wrong}");
+    }
+    let observe = |protocol: &str, observe: &str| {
+        let text =
+            EXAMPLE.replace("protocol = \"tcp\"", &format!("protocol = \"{protocol}\"\nobserve = \"{observe}\""));
+        parse(&text).map(|config| config.services[0].observe)
+    };
+    assert_eq!(observe("tcp", "http1").expect("valid"), Observe::Http1);
+    assert_eq!(observe("udp", "dns").expect("valid"), Observe::Dns);
+    for (protocol, wrong) in [("udp", "tls"), ("udp", "http1"), ("tcp", "http")] {
+        assert!(observe(protocol, wrong).is_err(), "{protocol} {wrong}");
+    }
+}
+
 /// Every line of the packaged config that is a comment is a key as it is without it, or another one that is possible.
 #[test]
 fn the_packaged_config_and_all_its_comments_are_valid() {
@@ -713,6 +738,10 @@ fn the_packaged_config_and_all_its_comments_are_valid() {
                 }
             }
             None if line == "# [timeouts]" => defaults.push("[timeouts]".to_owned()),
+            None if line == "# [service.fuse]" => {
+                seen.insert("fuse".to_owned());
+                defaults.push("[service.fuse]".to_owned());
+            }
             None => defaults.push(line.to_owned()),
         }
     }
