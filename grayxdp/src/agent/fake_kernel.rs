@@ -17,10 +17,7 @@ use grayxdp_common::{
 use super::{insight::Insight, kernel::Kernel, next_hops::Snapshot, trace::TraceSource};
 use crate::{
     config::Config,
-    decide::{
-        explain::Explanation, pin::Pin, settings::BackendSetting, signals::ServiceSignals,
-        weights::Weights,
-    },
+    decide::{explain::Explanation, pin::Pin, settings::BackendSetting, signals::ServiceSignals, weights::Weights},
     kernel::{BackendReading, Flow, FlowReading, KernelError, Traced},
 };
 

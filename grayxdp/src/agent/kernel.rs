@@ -25,8 +25,8 @@ use crate::{
         weights::Weights,
     },
     kernel::{
-        self, BackendReading, BackendSetup, Blown, DataPlane, FlowReading, FuseState, KernelError, PinRules, SignalReadings,
-        Standing,
+        self, BackendReading, BackendSetup, Blown, DataPlane, FlowReading, FuseState, KernelError, PinRules,
+        SignalReadings, Standing,
     },
 };
 

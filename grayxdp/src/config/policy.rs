@@ -18,7 +18,7 @@ use crate::decide::{
 
 /// How long after a promotion harm still rolls back.
 const ROLLBACK_WINDOW_DEFAULT: Duration = Duration::from_secs(600);
-const ANALYSIS_KEYS: &[&str] = &[
+pub(super) const ANALYSIS_KEYS: &[&str] = &[
     "enabled",
     "false_alarm",
     "margin",

@@ -732,7 +732,19 @@ fn the_packaged_config_and_all_its_comments_are_valid() {
             Some((key, code)) => {
                 let of_a_mode = ["source_addresses", "outer_source", "outer_source_v6", "method", "default", "ranges"];
                 let first = seen.insert(key.clone()) && !of_a_mode.contains(&key.as_str()) && key != "schedule";
-                let has_no_default = ["socket_group", "canary_port", "pins", "udp_idle"].contains(&key.as_str());
+                let has_no_default = [
+                    "socket_group",
+                    "canary_port",
+                    "pins",
+                    "udp_idle",
+                    "max_step",
+                    "gates",
+                    "progress_deadline",
+                    "max_error_rate",
+                    "max_p99",
+                    "freeze_after",
+                ]
+                .contains(&key.as_str());
                 if first && !has_no_default {
                     defaults.push(code);
                 }
@@ -741,6 +753,10 @@ fn the_packaged_config_and_all_its_comments_are_valid() {
             None if line == "# [service.fuse]" => {
                 seen.insert("fuse".to_owned());
                 defaults.push("[service.fuse]".to_owned());
+            }
+            None if line == "# [service.release.analysis]" => {
+                seen.insert("analysis".to_owned());
+                defaults.push("[service.release.analysis]".to_owned());
             }
             None => defaults.push(line.to_owned()),
         }
@@ -753,6 +769,8 @@ fn the_packaged_config_and_all_its_comments_are_valid() {
     );
     for service_key in service::KEYS
         .iter()
+        .chain(release::KEYS)
+        .chain(policy::ANALYSIS_KEYS)
         .filter(|key| !["name", "vip", "port", "protocol", "hash_seed", "v1", "v2", "release"].contains(*key))
     {
         assert!(seen.contains(*service_key), "{service_key} is not explained");

@@ -62,7 +62,10 @@ impl<K: Kernel> Releases<K> {
                 let budget = service.fuse.map_or(0, |fuse| fuse.failures);
                 self.observe(index, Event::FuseBlown(Box::new(evidence_of(tally, budget))));
             } else {
-                tracing::warn!(service = service.name, "fuse_ignored: the release was promoted long ago; it is armed again");
+                tracing::warn!(
+                    service = service.name,
+                    "fuse_ignored: the release was promoted long ago; it is armed again"
+                );
                 self.arm_fuse(index);
             }
         }
@@ -84,7 +87,7 @@ impl<K: Kernel> Releases<K> {
         if judged.is_empty() {
             return;
         }
-        let (signals, counters) = match self.readings() {
+        let (mut signals, counters) = match self.readings() {
             Ok(readings) => readings,
             Err(error) => {
                 let complaint = error.to_string();
