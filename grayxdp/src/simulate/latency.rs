@@ -49,10 +49,11 @@ impl Cells {
                 (1.0 - part) * below(us, 1.0) + part * below(us, times)
             }
         };
-        let mut cells = Self { buckets: Vec::new(), conditional: Vec::new(), cumulative: Vec::new(), guides: Vec::new() };
-        let probable = (0..HISTOGRAM_BUCKETS).step_by(width).map(|bucket| {
-            (bucket, below((bucket + width).min(HISTOGRAM_BUCKETS)) - below(bucket))
-        });
+        let mut cells =
+            Self { buckets: Vec::new(), conditional: Vec::new(), cumulative: Vec::new(), guides: Vec::new() };
+        let probable = (0..HISTOGRAM_BUCKETS)
+            .step_by(width)
+            .map(|bucket| (bucket, below((bucket + width).min(HISTOGRAM_BUCKETS)) - below(bucket)));
         let probable: Vec<_> = probable.filter(|(_, probability)| *probability > RAREST).collect();
         let mut left: f64 = probable.iter().map(|(_, probability)| probability).sum();
         let all = left;

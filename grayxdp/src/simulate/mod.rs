@@ -50,7 +50,10 @@ pub fn all(scenario: &Scenario<'_>) -> Vec<Run> {
     let mut by_thread: Vec<_> = thread::scope(|scope| {
         let started: Vec<_> = (0..threads).map(|thread| scope.spawn(move || of_thread(thread))).collect();
         // A thread that panics has found a fault of the program: it goes on to the caller.
-        started.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).into_iter()).collect()
+        started
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).into_iter())
+            .collect()
     });
     // In the order of their numbers, whatever the number of threads.
     (0..scenario.runs as usize).filter_map(|number| by_thread[number % threads].next()).collect()

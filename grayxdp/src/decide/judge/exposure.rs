@@ -110,7 +110,10 @@ impl Exposure {
     fn expire(&mut self) -> f64 {
         let mut covered: f64 = self.slots.iter().map(|slot| slot.seconds).sum();
         let mut past = 0.0;
-        while self.slots.len() > 1 && let Some(oldest) = self.slots.front() && covered - oldest.seconds >= self.lag_seconds {
+        while self.slots.len() > 1
+            && let Some(oldest) = self.slots.front()
+            && covered - oldest.seconds >= self.lag_seconds
+        {
             covered -= oldest.seconds;
             past += oldest.n2;
             self.slots.pop_front();
@@ -125,7 +128,8 @@ mod tests {
 
     fn after(ticks: &[(f64, f64, f64, f64)]) -> Exposed {
         let mut exposure = Exposure::new(10.0);
-        let absorbed = ticks.iter().map(|&(seconds, n1, n2, weight)| exposure.absorb(seconds, n1, n2, (weight, weight)));
+        let absorbed =
+            ticks.iter().map(|&(seconds, n1, n2, weight)| exposure.absorb(seconds, n1, n2, (weight, weight)));
         absorbed.last().expect("at least one tick")
     }
 

@@ -127,7 +127,10 @@ mod tests {
         let config = JudgeConfig { max_error_rate: Some(0.01), ..JudgeConfig::default() };
         for (v1_errors, expected) in [(0, false), (50, false), (200, true), (5000, true)] {
             let mut limit = Limit::all(&config).pop().expect("one");
-            let v1 = Signals { counts: Counts { flows: 10_000, refused: v1_errors, ..Counts::default() }, ..Signals::default() };
+            let v1 = Signals {
+                counts: Counts { flows: 10_000, refused: v1_errors, ..Counts::default() },
+                ..Signals::default()
+            };
             limit.absorb(&v1, &Signals::default(), 1.0, 9.0);
             assert_eq!(limit.v1_breaks_it_too(), expected, "{v1_errors}");
         }

@@ -33,7 +33,6 @@ use std::{net::SocketAddr, time::Duration};
 use grayxdp_common::weight::Weight;
 use serde::{Deserialize, Serialize};
 
-pub use self::{config::JudgeConfig, state::RestoreError, verdict::Verdict};
 use self::{
     alarm::BothFail,
     backends::Backends,
@@ -43,6 +42,7 @@ use self::{
     limits::Limit,
     share::ShareTest,
 };
+pub use self::{config::JudgeConfig, state::RestoreError, verdict::Verdict};
 use super::{
     evidence::{Evidence, Judgement},
     signals::{Counts, Signals},

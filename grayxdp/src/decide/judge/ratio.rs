@@ -17,7 +17,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ledger::Ledger, mixture::{Mixture, log_sum}};
+use super::{
+    ledger::Ledger,
+    mixture::{Mixture, log_sum},
+};
 
 /// How many times as bad as what is tolerated, and what part of the evidence looks for that.
 const WORSE: [f64; 8] = [1.15, 1.35, 1.6, 2.1, 3.0, 5.0, 12.0, 45.0];
@@ -67,8 +70,12 @@ pub(super) struct Counted {
 impl Counted {
     /// v2's share of what could go bad; `None` if nothing could.
     pub(super) fn share(&self) -> Option<f64> {
-        let n = self.n1 + self.n2;
-        (n > 0).then(|| self.n2 as f64 / n as f64)
+        (self.all() > 0.0).then(|| self.n2 as f64 / self.all())
+    }
+
+    /// How many there were, of both versions.
+    pub(super) const fn all(&self) -> f64 {
+        self.n1 as f64 + self.n2 as f64
     }
 
     /// Adds what came later.
