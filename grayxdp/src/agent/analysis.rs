@@ -126,7 +126,7 @@ impl Analysis {
     }
 
     /// What to store, where the store knows less; it does not from now on.
-    pub(super) fn to_save(&mut self) -> Option<String> {
+    pub(super) fn take_unsaved(&mut self) -> Option<String> {
         if !std::mem::take(&mut self.is_unsaved) {
             return None;
         }
@@ -168,25 +168,25 @@ mod tests {
         let config = JudgeConfig::default();
         let weights = |hundredths| Weights::equal(Weight::from_hundredths(hundredths).expect("in range"));
         let mut analysis = Analysis::new(config, &weights(1000));
-        assert_eq!(analysis.to_save(), None, "there is nothing to save");
+        assert_eq!(analysis.take_unsaved(), None, "there is nothing to save");
         for flows in [1000, 1100] {
             analysis.look(Some(reading(flows)), &weights(1000), Duration::from_secs(1));
         }
         analysis.weights_changed(&weights(2000));
-        let text = analysis.to_save().expect("something");
-        assert_eq!(analysis.to_save(), None, "it is saved");
+        let text = analysis.take_unsaved().expect("something");
+        assert_eq!(analysis.take_unsaved(), None, "it is saved");
         let restored = Analysis::restored(config, &text, &weights(1500)).expect("as written");
         assert_eq!((&restored.judge, &restored.seen), (&analysis.judge, &analysis.seen));
         assert_eq!(restored.weight, (weights(1000).mean(), weights(2000).mean()));
         // Nothing new is nothing to save.
         analysis.look(Some(reading(1100)), &weights(2000), Duration::from_secs(1));
-        assert_eq!(analysis.to_save(), None);
+        assert_eq!(analysis.take_unsaved(), None);
 
         let other = JudgeConfig { margin: 3.0, ..config };
         for (config, text) in [(other, text.as_str()), (config, "x"), (config, text.lines().next().expect("a line"))] {
             Analysis::restored(config, text, &weights(1000)).expect_err(text);
         }
         analysis.begin_anew(&weights(0));
-        assert_eq!(analysis.to_save().as_deref(), Some(""));
+        assert_eq!(analysis.take_unsaved().as_deref(), Some(""));
     }
 }

@@ -369,7 +369,7 @@ impl<K: Kernel> Releases<K> {
             actor: cause.actor.to_owned(),
         });
         let standing = &mut self.standings[index];
-        let analysis = standing.analysis.to_save();
+        let analysis = standing.analysis.take_unsaved();
         let Standing { schedule_text, shards_text, canary, settings, .. } = standing;
         let stored = StoredRelease {
             release: release.clone(),

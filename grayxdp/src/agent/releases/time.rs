@@ -105,10 +105,8 @@ impl<K: Kernel> Releases<K> {
         }
         let mut unsaved = Vec::new();
         for index in judged {
-            let reading = signals
-                .iter()
-                .find(|each| each.service == index)
-                .map(|signals| Reading { signals: signals.clone(), unweighted: unweighted(&counters, index) });
+            let found = signals.iter().position(|each| each.service == index).map(|place| signals.swap_remove(place));
+            let reading = found.map(|signals| Reading { signals, unweighted: unweighted(&counters, index) });
             let weights = self.release(index).weights.clone();
             let judgement = self.standings[index].analysis.look(reading, &weights, elapsed).clone();
             self.observe(index, Event::Judged(judgement));
