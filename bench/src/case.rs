@@ -12,18 +12,21 @@ pub(crate) const FLOWS: [u32; 4] = [1, 1024, 65_536, 1_048_576];
 pub(crate) enum Subject {
     Lru,
     Nat,
+    /// Without signals: what they cost.
+    NatBare,
     FullNat,
     Dsr,
     Ipip,
 }
 
 impl Subject {
-    pub(crate) const ALL: [Self; 5] = [Self::Lru, Self::Nat, Self::FullNat, Self::Dsr, Self::Ipip];
+    pub(crate) const ALL: [Self; 6] = [Self::Lru, Self::Nat, Self::NatBare, Self::FullNat, Self::Dsr, Self::Ipip];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Lru => "lru",
             Self::Nat => "nat",
+            Self::NatBare => "nat-bare",
             Self::FullNat => "full-nat",
             Self::Dsr => "dsr",
             Self::Ipip => "ipip",
@@ -32,13 +35,13 @@ impl Subject {
 
     /// Whether replies pass through the host.
     pub(crate) const fn sees_replies(self) -> bool {
-        matches!(self, Self::Lru | Self::Nat | Self::FullNat)
+        matches!(self, Self::Lru | Self::Nat | Self::NatBare | Self::FullNat)
     }
 
     /// The kinds of traffic that it is measured with.
     pub(crate) const fn traffic(self) -> &'static [Traffic] {
         match self {
-            Self::Lru => &[Traffic::TCP4],
+            Self::Lru | Self::NatBare => &[Traffic::TCP4],
             _ => &Traffic::ALL,
         }
     }

@@ -5,10 +5,10 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
 use grayxdp::{
-    config::{Key, Protocol, XdpMode},
+    config::{Fuse, Key, Observe, Protocol, XdpMode},
     kernel::{
-        BackendSetup, DataPlane, ForwardMode, Network, PinRules, ServiceSetup, Setup, Shards, SourcePorts, Standing,
-        WhenEmpty, idle_ticks,
+        BackendSetup, DataPlane, ForwardMode, Network, PinRules, ServiceSetup, Setup, Shards, SignalSetup, SourcePorts,
+        Standing, WhenEmpty, idle_ticks,
     },
 };
 use grayxdp_common::{
@@ -134,13 +134,18 @@ fn service(subject: Subject, traffic: Traffic, nth: u16) -> Result<ServiceSetup>
         udp_idle: HOUR,
         maglev_slots: MAGLEV_SLOTS,
         when_empty: WhenEmpty::OtherVersion,
+        signals: SignalSetup {
+            enabled: subject != Subject::NatBare,
+            observe: Observe::None,
+            fuse: Some(Fuse { failures: 20, window: Duration::from_secs(10) }),
+        },
         pools: [pool(1).collect(), pool(1 + world::BACKENDS_PER_VERSION).collect()],
     })
 }
 
 fn mode(subject: Subject, is_v6: bool, nth: u8) -> ForwardMode {
     match subject {
-        Subject::Lru | Subject::Nat => ForwardMode::Nat,
+        Subject::Lru | Subject::Nat | Subject::NatBare => ForwardMode::Nat,
         Subject::Dsr => ForwardMode::Dsr,
         Subject::FullNat => {
             let first = 1 + nth * world::SOURCES_PER_LIST;

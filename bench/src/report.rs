@@ -38,6 +38,8 @@ impl Target {
 
 /// IPv6 may cost so much more than IPv4.
 const IPV6_FACTOR: f64 = 1.25;
+/// A packet of a known flow may cost so much more with signals than without.
+const SIGNALS_FACTOR: f64 = 1.2;
 /// Kernel memory of a flow, all maps together.
 const BYTES_PER_FLOW: f64 = 64.0;
 
@@ -79,6 +81,12 @@ impl Report {
             }
         }
         for measured in &self.measured {
+            if let Case::Flow(Subject::Nat, traffic, kind @ (Kind::Hit | Kind::Reply), flows) = measured.case
+                && let Some(bare) = self.net(Case::Flow(Subject::NatBare, traffic, kind, flows))
+            {
+                let found = measured.net.median / bare.median;
+                targets.push(Target { name: format!("{} with signals", measured.case), found, wanted: SIGNALS_FACTOR });
+            }
             if let Some(twin) = measured.case.twin()
                 && let Some(net) = self.net(twin)
             {

@@ -32,6 +32,20 @@ pub const fn key_hash(seed: [u64; 2], key: u8, client: Address, client_port: Be1
     KeyHash(v[0] ^ v[1] ^ v[2] ^ v[3])
 }
 
+/// The group that a client's address falls into, for the dispersion of errors. Not the hash that places clients: groups
+/// must not lie on one side of a weight. The same on every host of a fleet.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "shifted to the eight bits that are wanted")]
+pub const fn client_group(seed: [u64; 2], client: Address) -> u8 {
+    let [a, b, c, d] = client.words();
+    let head = (a.to_le() as u64 | (b.to_le() as u64) << 32) ^ seed[0];
+    let tail = (c.to_le() as u64 | (d.to_le() as u64) << 32) ^ seed[1];
+    let mut hash = head.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ hash >> 32 ^ tail).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash = (hash ^ hash >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (hash >> 56) as u8
+}
+
 #[inline(always)]
 const fn start(seed: [u64; 2]) -> [u64; 4] {
     [
@@ -97,6 +111,23 @@ mod tests {
         let hash = |key, port| key_hash(SEED, key, client, Be16::new(port));
         assert_eq!(hash(KEY_SOURCE_IP, 1), hash(KEY_SOURCE_IP, 2));
         assert_ne!(hash(KEY_CONNECTION, 1), hash(KEY_CONNECTION, 2));
+    }
+
+    /// χ² as below; and within each half of a weight of 50 %.
+    #[test]
+    fn neighbouring_clients_spread_evenly_over_the_groups_on_both_sides_of_a_weight() {
+        let mut counts = [[0u32; 256]; 2];
+        for client in 0..131_072u32 {
+            let address = Address::from(IpAddr::from((0x0a00_0000 + client).to_be_bytes()));
+            let hash = key_hash(SEED, KEY_SOURCE_IP, address, Be16::new(0));
+            let version = crate::weight::Weight::from_hundredths(5000).expect("half").threshold().version(hash);
+            counts[version as usize][usize::from(client_group(SEED, address))] += 1;
+        }
+        for side in counts {
+            let mean = f64::from(side.iter().sum::<u32>()) / 256.0;
+            let chi_square: f64 = side.iter().map(|&n| (f64::from(n) - mean).powi(2) / mean).sum();
+            assert!(chi_square < 330.5, "{chi_square}");
+        }
     }
 
     /// χ² of neighbouring addresses over the shards: the 99.9 % quantile for 255 degrees of freedom is 330.5.

@@ -1,9 +1,10 @@
-//! Values of maps that several CPUs write at once: flow entries and source slots. Single loads, stores and
-//! compare-exchanges of aligned words and of parts of them; what they mean is for `flow.rs` and `source.rs`.
+//! Values of maps that several CPUs write at once: flow entries and what goes with them, source slots, fuses. Single loads,
+//! stores and compare-exchanges of aligned words and of parts of them; what they mean is for `flow.rs`, `signals.rs`,
+//! `source.rs` and `fuse.rs`.
 
 use grayxdp_common::{
     ids::Be16,
-    layout::{FlowBucket, FlowEntry, FlowOwner, FlowSeen, SourceSlot},
+    layout::{FlowBucket, FlowEntry, FlowNotes, FlowOwner, FlowSeen, FlowTimes, FuseCell, FuseTally, SourceSlot},
     limits::FLOW_ENTRIES_PER_BUCKET,
 };
 
@@ -129,5 +130,110 @@ impl SourceCell {
         // SAFETY: a map's value, which this CPU has just taken.
         unsafe { self.0.write(new) };
         Some(())
+    }
+}
+
+/// When things of a flow began.
+#[derive(Clone, Copy)]
+pub(crate) struct TimesCell(*mut FlowTimes);
+
+impl TimesCell {
+    /// Of a value that a map's lookup gave.
+    #[inline(always)]
+    pub(crate) fn new(times: *mut FlowTimes) -> Self {
+        Self(times)
+    }
+
+    #[inline(always)]
+    pub(crate) fn read(self) -> FlowTimes {
+        // SAFETY: an aligned word of a map's value; volatile, since other CPUs write its parts.
+        unsafe { self.0.read_volatile() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set(self, times: FlowTimes) {
+        // SAFETY: an aligned word of a map's value.
+        unsafe { self.0.write_volatile(times) };
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_turn(self, turn: u32) {
+        // SAFETY: a field of a map's value, aligned.
+        unsafe { (&raw mut (*self.0).turn).write_volatile(turn) };
+    }
+}
+
+/// What else is remembered of the flows of a bucket.
+#[derive(Clone, Copy)]
+pub(crate) struct NotesCell(*mut FlowNotes);
+
+impl NotesCell {
+    /// Of a value that a map's lookup gave.
+    #[inline(always)]
+    pub(crate) fn new(notes: *mut FlowNotes) -> Self {
+        Self(notes)
+    }
+
+    #[inline(always)]
+    pub(crate) fn expected(self) -> u64 {
+        // SAFETY: an aligned word of a map's value; volatile, since other CPUs write it.
+        unsafe { (&raw const (*self.0).expected).read_volatile() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_expected(self, expected: u64) {
+        // SAFETY: an aligned word of a map's value.
+        unsafe { (&raw mut (*self.0).expected).write_volatile(expected) };
+    }
+
+    /// The group noted at a place of the bucket; places wrap.
+    #[inline(always)]
+    pub(crate) fn group(self, at: u32) -> u8 {
+        // SAFETY: masked to the bucket's length.
+        unsafe { self.group_at(at).read_volatile() }
+    }
+
+    /// Notes the group at a place of the bucket; places wrap.
+    #[inline(always)]
+    pub(crate) fn set_group(self, at: u32, group: u8) {
+        // SAFETY: masked to the bucket's length.
+        unsafe { self.group_at(at).write_volatile(group) };
+    }
+
+    #[inline(always)]
+    fn group_at(self, at: u32) -> *mut u8 {
+        let at = at as usize & (FLOW_ENTRIES_PER_BUCKET - 1);
+        // SAFETY: masked to the length of the array, which is a field of the map's value.
+        unsafe { (&raw mut (*self.0).groups).cast::<u8>().add(at) }
+    }
+}
+
+/// The fuse of a service.
+#[derive(Clone, Copy)]
+pub(crate) struct FuseWord(*mut FuseCell);
+
+impl FuseWord {
+    /// Of a value that a map's lookup gave.
+    #[inline(always)]
+    pub(crate) fn new(fuse: *mut FuseCell) -> Self {
+        Self(fuse)
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_blown(self) -> bool {
+        // SAFETY: an aligned word of a map's value; volatile, since other CPUs write it.
+        unsafe { (&raw const (*self.0).blown_ns).read_volatile() != 0 }
+    }
+
+    /// Blows it; `false` where it had blown already.
+    #[inline(always)]
+    pub(crate) fn blow(self, now_ns: u64, tally: FuseTally) -> bool {
+        // SAFETY: an aligned word of a map's value.
+        let was = unsafe { helpers::compare_exchange((&raw mut (*self.0).blown_ns).cast(), 0, now_ns) };
+        if was == 0 {
+            // SAFETY: a field of a map's value; only who blew the fuse writes it.
+            unsafe { (&raw mut (*self.0).tally).write_volatile(tally) };
+        }
+        was == 0
     }
 }

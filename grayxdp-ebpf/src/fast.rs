@@ -1,5 +1,6 @@
 //! The short way of most packets: no tag, option, extension header or fragment, of a flow that is known and goes on as it
-//! did, to a next hop that is known, in mode `nat` or `dsr`; and of what concerns nobody.
+//! did, or of one that begins at a service without networks, to a next hop that is known, in mode `nat` or `dsr`; and of
+//! what concerns nobody.
 //!
 //! It decides as the pipeline does (`lib.rs`) or leaves the packet, untouched, to it: every check comes before the first
 //! change. What it spares is a parsed packet in memory, entries that are looked up again by each stage, and calls between
@@ -9,24 +10,29 @@ use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     csum::ChecksumDelta,
     ids::{BackendId, Be16, ServiceId},
-    layout::{Address, Control, Endpoint, FLOW_SEVER, MODE_DSR, MODE_NAT, NO_SERVICE, ServiceEntry},
+    layout::{
+        Address, BackendEntry, Control, Endpoint, FLOW_SEVER, MODE_DSR, MODE_NAT, NO_SERVICE, SERVICE_SIGNALS,
+        ServiceEntry,
+    },
     verdict::Verdict,
 };
 
 use crate::{
+    choose,
     count::{self, Meeting, Passage},
-    flow::{Place, Side},
+    flow::{self, Found, Place, Side},
     maps,
     outcome::{Outcome, next},
     packet::{Packet, Window},
     parse::{
-        ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, PROTOCOL_TCP, PROTOCOL_UDP, TCP_ACK, TCP_FIN,
-        TCP_LEN, TCP_RST, TCP_SYN, UDP_LEN,
+        self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, PROTOCOL_TCP, PROTOCOL_UDP, Step,
+        TCP_ACK, TCP_LEN, UDP_LEN,
     },
     request,
     rewrite::{self, End},
     route::{self, Way},
-    service::{self, Role},
+    service,
+    signals::{self, Former, Heard, Spoken},
 };
 
 /// Ethernet, IPv4 without options, TCP without options; a UDP packet is that long with Ethernet's padding.
@@ -46,7 +52,21 @@ struct Head {
     hop_limit: u8,
     /// Of UDP, those of a segment.
     tcp_flags: u8,
+    /// Behind the transport header.
+    payload_len: u16,
+    /// Of a TCP segment that advertises no room.
+    has_zero_window: bool,
 }
+
+/// What is looked at of a transport header.
+struct L4 {
+    tcp_flags: u8,
+    payload_len: u16,
+    has_zero_window: bool,
+}
+
+/// Where a client's packet goes, and how it came to go there.
+type Target = (BackendId, &'static BackendEntry, Passage);
 
 /// What becomes of a packet, as an [`Outcome`]; [`next::SLOW`] for one that was left alone.
 #[inline(always)]
@@ -75,7 +95,7 @@ fn head_v4(packet: Packet, head: Window<HEAD_V4>) -> Option<Head> {
     }
     let protocol = head.u8::<23>();
     let l4_len = usize::from(ip_len).checked_sub(IPV4_LEN)?;
-    let tcp_flags = l4_flags(protocol, l4_len, head.u8::<46>(), head.u8::<47>(), head.u16::<38>())?;
+    let l4 = l4(protocol, l4_len, head.u8::<46>(), head.u16::<38>(), (head.u8::<47>(), head.u16::<48>()))?;
     Some(Head {
         source: Endpoint::new(Address::from_v4_wire(head.u32::<26>()), Be16::from_wire(head.u16::<34>()), protocol),
         destination: Endpoint::new(
@@ -85,7 +105,9 @@ fn head_v4(packet: Packet, head: Window<HEAD_V4>) -> Option<Head> {
         ),
         ip_len,
         hop_limit: head.u8::<22>(),
-        tcp_flags,
+        tcp_flags: l4.tcp_flags,
+        payload_len: l4.payload_len,
+        has_zero_window: l4.has_zero_window,
     })
 }
 
@@ -97,7 +119,7 @@ fn head_v6(packet: Packet, head: Window<HEAD_V6>) -> Option<Head> {
         return None;
     }
     let protocol = head.u8::<20>();
-    let tcp_flags = l4_flags(protocol, l4_len, head.u8::<66>(), head.u8::<67>(), head.u16::<58>())?;
+    let l4 = l4(protocol, l4_len, head.u8::<66>(), head.u16::<58>(), (head.u8::<67>(), head.u16::<68>()))?;
     let source = Address::from_v6_wire([head.u32::<22>(), head.u32::<26>(), head.u32::<30>(), head.u32::<34>()]);
     let destination = Address::from_v6_wire([head.u32::<38>(), head.u32::<42>(), head.u32::<46>(), head.u32::<50>()]);
     if source.is_v4() || destination.is_v4() {
@@ -108,36 +130,36 @@ fn head_v6(packet: Packet, head: Window<HEAD_V6>) -> Option<Head> {
         destination: Endpoint::new(destination, Be16::from_wire(head.u16::<56>()), protocol),
         ip_len: (IPV6_LEN + l4_len) as u16,
         hop_limit: head.u8::<21>(),
-        tcp_flags,
+        tcp_flags: l4.tcp_flags,
+        payload_len: l4.payload_len,
+        has_zero_window: l4.has_zero_window,
     })
 }
 
-/// The flags, where the transport header is right.
+/// The transport header, where it is right.
 #[inline(always)]
-fn l4_flags(protocol: u8, l4_len: usize, data_offset: u8, tcp_flags: u8, udp_len: u16) -> Option<u8> {
+#[expect(clippy::cast_possible_truncation, reason = "lengths within a packet")]
+fn l4(protocol: u8, l4_len: usize, data_offset: u8, udp_len: u16, (tcp_flags, window): (u8, u16)) -> Option<L4> {
     if protocol == PROTOCOL_TCP {
         let header_len = usize::from(data_offset >> 4) * 4;
-        return (header_len >= TCP_LEN && header_len <= l4_len).then_some(tcp_flags);
+        let payload_len = l4_len.wrapping_sub(header_len) as u16;
+        let is_right = header_len >= TCP_LEN && header_len <= l4_len;
+        return is_right.then_some(L4 { tcp_flags, payload_len, has_zero_window: window == 0 });
     }
     let datagram_len = usize::from(u16::from_be(udp_len));
     let is_right = protocol == PROTOCOL_UDP && datagram_len >= UDP_LEN && datagram_len <= l4_len;
-    is_right.then_some(TCP_ACK)
+    let payload_len = datagram_len.wrapping_sub(UDP_LEN) as u16;
+    is_right.then_some(L4 { tcp_flags: TCP_ACK, payload_len, has_zero_window: false })
 }
 
 #[inline(always)]
 fn decide<const IS_V4: bool>(context: &XdpContext, control: &'static Control, head: &Head) -> Option<u64> {
-    let role = service::role(control, head.source, head.destination);
-    if matches!(role, Role::Stranger) {
-        return Some(Outcome::of(Verdict::PassedNoService).raw());
+    if let Some((id, service)) = service::service_at(control, head.destination) {
+        return request::<IS_V4>(context, control, head, id, service);
     }
-    let goes_on = head.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK) == TCP_ACK;
-    if !goes_on || head.hop_limit <= 1 {
-        return None;
-    }
-    match role {
-        Role::Request(id) => request::<IS_V4>(context, control, head, id),
-        Role::Reply(id) => reply::<IS_V4>(context, control, head, id),
-        Role::Stranger => None,
+    match service::backend_at(control, head.source) {
+        Some((id, backend)) => reply::<IS_V4>(context, control, head, id, backend),
+        None => Some(Outcome::of(Verdict::PassedNoService).raw()),
     }
 }
 
@@ -147,36 +169,77 @@ fn request<const IS_V4: bool>(
     control: &'static Control,
     head: &Head,
     id: ServiceId,
+    service: &'static ServiceEntry,
 ) -> Option<u64> {
-    let service = maps::service(id)?;
     let is_nat = service.mode == MODE_NAT;
     if (!is_nat && service.mode != MODE_DSR)
+        || head.hop_limit <= 1
+        || parse::are_impossible(head.tcp_flags)
         || request::is_martian(&head.source.address)
         || head.source.is(&service.endpoint)
     {
         return None;
     }
-    let place = Place::of(control, id, head.source.address, head.source.port)?;
-    let found = place.find()?;
+    let place = Place::at(control, id, (head.source.address, head.source.port), flow::cached_now())?;
+    let met = place.find();
+    let (backend_id, backend, passage) = match &met {
+        Some(found) => known(&place, found, head, service)?,
+        None => begin(head, service)?,
+    };
+    let way = route::known(context, control, &backend.next_hop, head.ip_len, place.now)?;
+    if !way.is_own() {
+        return None;
+    }
+    match &met {
+        Some(found) => {
+            place.note_seen(found, Side::Client, head.step(), head.tcp_flags);
+            let spoken = Spoken { tcp_flags: head.tcp_flags, carries_payload: head.carries_payload() };
+            if service.flags & SERVICE_SIGNALS != 0 && spoken.is_news(found.seen) {
+                signals::speak(found, spoken, backend_id);
+            }
+        }
+        None => {
+            let seen = flow::first_seen(head.step(), head.tcp_flags, service);
+            let made = place.begin_in_empty(backend_id, seen)?;
+            if service.flags & SERVICE_SIGNALS != 0 {
+                signals::enter(service, head.source.address, &made, backend_id, Former::NONE);
+            }
+        }
+    }
+    count::request(backend_id, head.ip_len, passage);
+    let new = is_nat.then_some(&backend.endpoint);
+    rewrite::<IS_V4>(context, head, End::Destination, new, &way)?;
+    Some(way.outcome().for_service(id).for_backend(backend_id).raw())
+}
+
+/// The backend of a flow that goes on as it did. A SYN may begin it anew.
+#[inline(always)]
+fn known(place: &Place, found: &Found, head: &Head, service: &ServiceEntry) -> Option<Target> {
     let backend_id = found.backend()?;
     let backend = maps::backend(backend_id)?;
     if backend.service != service.pools || found.seen.kind & FLOW_SEVER != 0 {
         return None;
     }
-    let is_udp = head.destination.protocol == PROTOCOL_UDP;
-    if is_udp && (backend.is_down() || place.is_expired(&found, service.udp_idle_ticks)) {
-        return None;
-    }
-    let way = route::known(context, control, &backend.next_hop, head.ip_len, place.now)?;
-    if !way.is_own() {
-        return None;
-    }
-    place.note_seen(&found, Side::Client, is_udp);
+    let is_in_doubt = match head.step() {
+        Step::Syn => true,
+        Step::Datagram => backend.is_down() || place.is_expired(found, service.udp_idle_ticks),
+        Step::Segment | Step::Reset => false,
+    };
     let passage = Passage { meeting: Meeting::Known, is_pinned: false, is_fallback: false, is_tracked: true };
-    count::request(backend_id, head.ip_len, passage);
-    let new = is_nat.then_some(&backend.endpoint);
-    rewrite::<IS_V4>(context, head, End::Destination, new, &way)?;
-    Some(way.outcome().for_service(id).for_backend(backend_id).raw())
+    if is_in_doubt { None } else { Some((backend_id, backend, passage)) }
+}
+
+/// The backend of a flow that begins. The work of choosing it hides the wait for the flow's bucket, of which nothing is
+/// needed yet.
+#[inline(always)]
+fn begin(head: &Head, service: &ServiceEntry) -> Option<Target> {
+    if !matches!(head.step(), Step::Syn | Step::Datagram) {
+        return None;
+    }
+    let choice = choose::backend_by_hash(service, head.source.address, head.source.port)?;
+    let passage =
+        Passage { meeting: Meeting::New, is_pinned: false, is_fallback: choice.is_fallback, is_tracked: true };
+    Some((choice.id, choice.backend, passage))
 }
 
 #[inline(always)]
@@ -185,9 +248,9 @@ fn reply<const IS_V4: bool>(
     control: &'static Control,
     head: &Head,
     id: BackendId,
+    backend: &'static BackendEntry,
 ) -> Option<u64> {
-    let backend = maps::backend(id)?;
-    if backend.service == NO_SERVICE {
+    if backend.service == NO_SERVICE || head.hop_limit <= 1 {
         return None;
     }
     let service_id = ServiceId(u32::from(backend.service));
@@ -195,7 +258,8 @@ fn reply<const IS_V4: bool>(
     if service.mode != MODE_NAT {
         return None;
     }
-    let place = Place::of(control, service_id, head.destination.address, head.destination.port)?;
+    let client = (head.destination.address, head.destination.port);
+    let place = Place::at(control, service_id, client, flow::cached_now())?;
     let found = place.find()?;
     if found.backend() != Some(id) || found.seen.kind & FLOW_SEVER != 0 {
         return None;
@@ -204,10 +268,29 @@ fn reply<const IS_V4: bool>(
     if !way.is_own() {
         return None;
     }
-    place.note_seen(&found, Side::Backend, head.destination.protocol == PROTOCOL_UDP);
+    place.note_seen(&found, Side::Backend, head.step(), head.tcp_flags);
+    if service.flags & SERVICE_SIGNALS != 0
+        && signals::is_news(&found, head.tcp_flags, head.carries_payload(), head.has_zero_window)
+    {
+        #[expect(clippy::cast_possible_truncation, reason = "under 100")]
+        let heard = Heard::new(if IS_V4 { L4_V4 } else { L4_V6 } as u32, head.payload_len);
+        signals::hear(context, service, &found, heard, id);
+    }
     count::reply(id, head.ip_len);
     rewrite::<IS_V4>(context, head, End::Source, Some(&service.endpoint), &way)?;
     Some(way.outcome().for_service(service_id).for_backend(id).raw())
+}
+
+impl Head {
+    #[inline(always)]
+    fn carries_payload(&self) -> bool {
+        self.payload_len != 0 || self.destination.protocol == PROTOCOL_UDP
+    }
+
+    #[inline(always)]
+    fn step(&self) -> Step {
+        if self.destination.protocol == PROTOCOL_UDP { Step::Datagram } else { parse::tcp_step(self.tcp_flags) }
+    }
 }
 
 /// One end's address and port, hop limit, MAC addresses; every checksum once.

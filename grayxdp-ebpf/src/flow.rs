@@ -13,8 +13,8 @@
 use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId},
     layout::{
-        Address, Control, Endpoint, FLOW_UDP, FlowHash, FlowOwner, FlowSeen, FlowState, SEEN_FIN, SEEN_PACKET,
-        SEEN_RST, SEEN_SEGMENT, long_flow_tick,
+        Address, Control, Endpoint, FLOW_ONE_SIDED, FLOW_UDP, FlowHash, FlowOwner, FlowSeen, FlowState, SEEN_FIN,
+        SEEN_PACKET, SEEN_RST, SEEN_SEGMENT, SEEN_TURN, SERVICE_SIGNALS, ServiceEntry, long_flow_tick,
     },
     limits::FLOW_ENTRIES_PER_BUCKET,
 };
@@ -23,6 +23,8 @@ use crate::{
     cells::{BucketCell, FlowCell},
     helpers, maps,
     parse::{Parsed, Step, TCP_FIN, TCP_RST},
+    scratch,
+    signals::Former,
 };
 
 /// Whose packet it is.
@@ -72,10 +74,21 @@ impl Place {
         client: Address,
         client_port: Be16,
     ) -> Option<Self> {
+        Self::at(control, service, (client, client_port), now())
+    }
+
+    /// The same, at a moment that is known already.
+    #[inline(always)]
+    pub(crate) fn at(
+        control: &'static Control,
+        service: ServiceId,
+        (client, client_port): (Address, Be16),
+        now: u32,
+    ) -> Option<Self> {
         let hash = FlowHash::new(control.flow_key, client, client_port, service);
         let bucket_index = hash.bucket(control.flow_buckets);
         let bucket = maps::flow_bucket(bucket_index)?;
-        Some(Self { control, bucket, bucket_index, hash, now: now() })
+        Some(Self { control, bucket, bucket_index, hash, now })
     }
 
     #[inline(always)]
@@ -116,17 +129,13 @@ impl Place {
     /// Notes a packet of the flow.
     #[inline(always)]
     pub(crate) fn note(&self, found: &Found, side: Side, packet: &Parsed) {
-        self.note_bits(found, side, flags_seen(packet));
+        self.note_seen(found, side, packet.step, packet.tcp_flags);
     }
 
-    /// Notes a UDP datagram, or a TCP segment that neither begins nor ends anything.
+    /// Notes a packet of the flow, of which this much is known.
     #[inline(always)]
-    pub(crate) fn note_seen(&self, found: &Found, side: Side, is_udp: bool) {
-        self.note_bits(found, side, if is_udp { SEEN_PACKET } else { SEEN_PACKET | SEEN_SEGMENT });
-    }
-
-    #[inline(always)]
-    fn note_bits(&self, found: &Found, side: Side, bits: u8) {
+    pub(crate) fn note_seen(&self, found: &Found, side: Side, step: Step, tcp_flags: u8) {
+        let bits = flags_seen(step, tcp_flags);
         let before = match side {
             Side::Client => found.seen.client,
             Side::Backend => found.seen.backend,
@@ -165,9 +174,9 @@ impl Place {
     /// Makes an entry. `None` where the bucket is full of flows that must not be evicted, or another CPU was faster.
     ///
     /// An empty, expired or closing entry is taken first, then the half-open one idle for the longest; an established
-    /// flow never loses its entry before its time-out.
+    /// flow never loses its entry before its time-out. Says whose the entry was.
     #[inline(always)]
-    pub(crate) fn begin(&self, backend: BackendId, seen: FlowSeen) -> Option<Found> {
+    pub(crate) fn begin(&self, backend: BackendId, seen: FlowSeen) -> Option<(Found, Former)> {
         // 0: nothing yet; half-open entries score by their age; expired and closing ones more; empty ones the most.
         let mut best_score = 0;
         let mut best_at = 0;
@@ -189,14 +198,34 @@ impl Place {
         if best_score == 0 {
             return None;
         }
+        let former = Former { owner: best_owner, seen: self.entry(best_at).cell.seen() };
         let made = self.take(Found { owner: best_owner, ..self.entry(best_at) }, backend, seen)?;
-        // The same flow, inserted by another CPU meanwhile in a place before this one, is the one that packets find.
+        Some((self.first_of_both(made), former))
+    }
+
+    /// The same where an entry is empty, as most often one is; `None` elsewhere.
+    #[inline(always)]
+    pub(crate) fn begin_in_empty(&self, backend: BackendId, seen: FlowSeen) -> Option<Found> {
+        let mut at = 0;
+        while at < FLOW_ENTRIES_PER_BUCKET && self.owner(at) != FlowOwner::EMPTY {
+            at += 1;
+        }
+        if at == FLOW_ENTRIES_PER_BUCKET {
+            return None;
+        }
+        let made = self.take(self.entry(self.opaque_place(at)), backend, seen)?;
+        Some(self.first_of_both(made))
+    }
+
+    /// The same flow, inserted by another CPU meanwhile in a place before this one, is the one that packets find.
+    #[inline(always)]
+    fn first_of_both(&self, made: Found) -> Found {
         match self.find() {
             Some(first) if first.index < made.index => {
                 made.cell.exchange_owner(made.owner, FlowOwner::EMPTY);
-                Some(first)
+                first
             }
-            _ => Some(made),
+            _ => made,
         }
     }
 
@@ -317,24 +346,28 @@ pub(crate) fn entropy(client: &Endpoint) -> u32 {
 
 /// What is seen of a flow that this packet begins, or would have begun.
 #[inline(always)]
-pub(crate) fn first_seen(packet: &Parsed, kind: u8) -> FlowSeen {
-    let kind = if packet.is_udp() { kind | FLOW_UDP } else { kind };
-    FlowSeen { client: flags_seen(packet), kind, ..FlowSeen::default() }
+pub(crate) fn first_seen(step: Step, tcp_flags: u8, service: &ServiceEntry) -> FlowSeen {
+    let one_sided = if service.sees_replies() { 0 } else { FLOW_ONE_SIDED };
+    let udp = if step == Step::Datagram { FLOW_UDP } else { 0 };
+    // A conversation's first datagram asks for an answer.
+    let is_asking = udp != 0 && one_sided == 0 && service.flags & SERVICE_SIGNALS != 0;
+    let client = flags_seen(step, tcp_flags) | if is_asking { SEEN_TURN } else { 0 };
+    FlowSeen { client, kind: one_sided | udp, ..FlowSeen::default() }
 }
 
 #[inline(always)]
-fn flags_seen(packet: &Parsed) -> u8 {
-    if packet.is_udp() {
+fn flags_seen(step: Step, tcp_flags: u8) -> u8 {
+    if step == Step::Datagram {
         return SEEN_PACKET;
     }
     let mut bits = SEEN_PACKET;
-    if packet.step != Step::Syn {
+    if step != Step::Syn {
         bits |= SEEN_SEGMENT;
     }
-    if packet.tcp_flags & TCP_FIN != 0 {
+    if tcp_flags & TCP_FIN != 0 {
         bits |= SEEN_FIN;
     }
-    if packet.tcp_flags & TCP_RST != 0 {
+    if tcp_flags & TCP_RST != 0 {
         bits |= SEEN_RST;
     }
     bits
@@ -348,8 +381,38 @@ fn store_flags(cell: FlowCell, side: Side, flags: u8) {
     }
 }
 
+/// Stores the client's flags of an entry.
+#[inline(always)]
+pub(crate) fn set_client(control: &'static Control, index: u32, flags: u8) {
+    if let Some((_, found)) = entry_at(control, index) {
+        found.cell.set_client(flags);
+    }
+}
+
+/// Stores the backend's flags of an entry.
+#[inline(always)]
+pub(crate) fn set_backend(control: &'static Control, index: u32, flags: u8) {
+    if let Some((_, found)) = entry_at(control, index) {
+        found.cell.set_backend(flags);
+    }
+}
+
 /// The present moment, in flow ticks that do not wrap.
 #[inline(always)]
 pub(crate) fn now() -> u32 {
     long_flow_tick(helpers::coarse_clock_ns())
+}
+
+/// The same, for who asks with every packet: a call costs as much as all lookups together.
+///
+/// The coarse clock moves with the timer's ticks only, so it is asked once for each of them.
+#[inline(always)]
+pub(crate) fn cached_now() -> u32 {
+    let Some(clock) = scratch::clock() else { return now() };
+    let jiffies = helpers::jiffies();
+    if clock.jiffies != jiffies {
+        clock.tick = now();
+        clock.jiffies = jiffies;
+    }
+    clock.tick
 }

@@ -22,7 +22,7 @@ use crate::{
     reply, request,
     rewrite::{self, End},
     route::{self, Departure, Way},
-    scratch, service, source,
+    scratch, service, signals, source,
 };
 
 const ICMP_LEN: usize = 8;
@@ -198,6 +198,13 @@ fn answer(packet: Packet, message: &Message) -> Option<()> {
 }
 
 impl Message {
+    /// Whether it says that packets do not arrive, and not that they should be smaller.
+    #[inline(always)]
+    fn is_unreachable(&self) -> bool {
+        let [kind, code] = self.type_code.to_ne_bytes();
+        if self.ip.is_v4 { kind == 3 && code != 4 } else { kind == 1 }
+    }
+
     #[inline(always)]
     fn icmp(&self, packet: Packet) -> Option<Window<ICMP_LEN>> {
         packet.window(self.body - ICMP_LEN)
@@ -354,6 +361,9 @@ fn send_to_client(
     }
     readdress(packet, message, End::Source, &message.source, &source, delta)?;
     count::icmp_error(id);
+    if message.is_unreachable() {
+        signals::hear_unreachable(answered.service, &answered.found, id);
+    }
     depart(packet, message, &way, false).ok_or(Verdict::DroppedRewriteFailed)?;
     Ok((way, answered.id))
 }

@@ -1,6 +1,6 @@
 //! The maps, and who writes them. Typed access only, no policy.
 //!
-//! State (`META`, `FLOWS`, `VERDICTS`, `COUNTERS`) is pinned and outlives the program; all other maps are the program's
+//! State (`META`, `FLOWS` and what goes with it, `VERDICTS`, `COUNTERS`, `FUSES`) is pinned and outlives the program; all other maps are the program's
 //! own: a new agent fills new ones, and puts the new program in the old one's place when they are whole. What the agent
 //! changes under a running program is changed by aligned stores through a memory map, each of which leaves the value
 //! right before and after.
@@ -13,18 +13,19 @@ use aya_ebpf::{
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
     layout::{
-        Address, BackendCounters, BackendEntry, Control, FlowBucket, FragmentEntry, FragmentKey, MaglevSlots, Meta,
-        NetworkKey, OwnerBucket, PoolTable, Route, ServiceEntry, SourceSlot, TraceEvent,
+        Address, BackendCounters, BackendEntry, Control, FlowBucket, FlowNotes, FlowTimes, FragmentEntry, FragmentKey,
+        FuseAlarm, FuseCell, FuseWindow, GroupRow, MaglevSlots, Meta, NetworkKey, OwnerBucket, PoolTable, Route,
+        ServiceEntry, SignalRow, SourceSlot, TraceEvent,
     },
     limits::{
         BACKENDS_MAX, FRAGMENTS_MAX, INTERFACES_MAX, NETWORKS_MAX, OWNER_BUCKETS, POOLS_MAX, ROUTES_MAX,
-        SERVICE_ENTRIES, SOURCE_ADDRESSES_MAX, VERDICTS_MAX,
+        SERVICE_ENTRIES, SERVICES_MAX, SOURCE_ADDRESSES_MAX, VERDICTS_MAX,
     },
     weight::Threshold,
 };
 
 use crate::{
-    cells::{BucketCell, SourceCell},
+    cells::{BucketCell, FuseWord, NotesCell, SourceCell, TimesCell},
     scratch::Scratch,
 };
 
@@ -85,6 +86,35 @@ static SOURCE_SLOTS: Array<SourceSlot, 1, MAPPED> = Array::new();
 /// The flow table. Written by `flow.rs`, and by the agent's sweeper; the agent sets the capacity.
 #[btf_map]
 static FLOWS: Array<FlowBucket, 1, MAPPED> = Array::new();
+
+/// When things of flows began, by their index in `FLOWS`. Written by `signals.rs`; the agent sets the capacity.
+#[btf_map]
+static FLOW_TIMES: Array<FlowTimes, 1, MAPPED> = Array::new();
+
+/// What else is remembered of flows, by the bucket's index in `FLOWS`. Written by `signals.rs`; the agent sets the capacity.
+#[btf_map]
+static FLOW_NOTES: Array<FlowNotes, 1, MAPPED> = Array::new();
+
+/// Signals of backends, in stripes. Written by `count.rs`, each stripe by its CPU, and the last one by the agent, which sets
+/// the capacity.
+#[btf_map]
+static SIGNALS: Array<SignalRow, 1, MAPPED> = Array::new();
+
+/// Groups of clients by service and version, in the same way.
+#[btf_map]
+static GROUPS: Array<GroupRow, 1, MAPPED> = Array::new();
+
+/// What each CPU counts for fuses, in the same way. Written by `fuse.rs`.
+#[btf_map]
+static FUSE_WINDOWS: Array<FuseWindow, 1, MAPPED> = Array::new();
+
+/// Fuses by service. Written by `fuse.rs`, and reset by the agent.
+#[btf_map]
+static FUSES: Array<FuseCell, { SERVICES_MAX as usize }, MAPPED> = Array::new();
+
+/// Blown fuses, for the agent. Written by `fuse.rs`.
+#[btf_map]
+static ALARMS: RingBuf<FuseAlarm, 4096> = RingBuf::new();
 
 /// Where first fragments went. Written by `fragment.rs`.
 #[btf_map]
@@ -227,6 +257,42 @@ pub(crate) fn verdict_counter(index: u32) -> Option<*mut u64> {
 #[inline(always)]
 pub(crate) fn backend_counters(id: BackendId) -> Option<*mut BackendCounters> {
     COUNTERS.get_ptr_mut(id.raw().into())
+}
+
+#[inline(always)]
+pub(crate) fn flow_times(index: u32) -> Option<TimesCell> {
+    FLOW_TIMES.get_ptr_mut(index).map(TimesCell::new)
+}
+
+#[inline(always)]
+pub(crate) fn flow_notes(bucket: u32) -> Option<NotesCell> {
+    FLOW_NOTES.get_ptr_mut(bucket).map(NotesCell::new)
+}
+
+#[inline(always)]
+pub(crate) fn signal_row(index: u32) -> Option<*mut SignalRow> {
+    SIGNALS.get_ptr_mut(index)
+}
+
+#[inline(always)]
+pub(crate) fn group_row(index: u32) -> Option<*mut GroupRow> {
+    GROUPS.get_ptr_mut(index)
+}
+
+#[inline(always)]
+pub(crate) fn fuse_window(index: u32) -> Option<*mut FuseWindow> {
+    FUSE_WINDOWS.get_ptr_mut(index)
+}
+
+#[inline(always)]
+pub(crate) fn fuse(service: u32) -> Option<FuseWord> {
+    FUSES.get_ptr_mut(service).map(FuseWord::new)
+}
+
+/// Tells the agent that a fuse has blown; where it does not listen, it will find it in the map.
+#[inline(always)]
+pub(crate) fn send_alarm(alarm: &FuseAlarm) {
+    let _ = ALARMS.output(alarm, 0);
 }
 
 /// Tells the agent; where it does not keep up, it hears nothing of this packet.

@@ -140,6 +140,8 @@ pub(crate) struct Parsed {
     pub(crate) l4_offset: u32,
     /// From the IP header on, without Ethernet padding.
     pub(crate) ip_len: u16,
+    /// Behind the transport header.
+    pub(crate) payload_len: u16,
     /// TTL or hop limit.
     pub(crate) hop_limit: u8,
     /// DSCP and ECN (RFC 2474, RFC 3168).
@@ -153,7 +155,7 @@ pub(crate) struct Parsed {
     /// Whether routers may not fragment it.
     pub(crate) must_stay_whole: bool,
     /// Zero: older kernels want every byte of what a function is given to be set.
-    pub(crate) reserved: [u8; 3],
+    pub(crate) reserved: u8,
 }
 
 /// Where the IP header begins, and the Ethernet type that leads to it.
@@ -316,9 +318,11 @@ struct Ip {
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "offsets of headers")]
 fn assemble(ip: &Ip, transport: Transport, ip_offset: usize, l4: &L4, parsed: &mut Parsed) {
-    let (protocol, ports, tcp_flags) = match transport {
-        Transport::Tcp(header) => (PROTOCOL_TCP, header.prefix::<4>(), header.u8::<13>()),
-        Transport::Udp(header) => (PROTOCOL_UDP, header.prefix::<4>(), 0),
+    let (protocol, ports, tcp_flags, header_len) = match transport {
+        Transport::Tcp(header) => {
+            (PROTOCOL_TCP, header.prefix::<4>(), header.u8::<13>(), usize::from(header.u8::<12>() >> 4) * 4)
+        }
+        Transport::Udp(header) => (PROTOCOL_UDP, header.prefix::<4>(), 0, UDP_LEN),
     };
     let [source, destination] = ip.addresses;
     let (is_v4, must_stay_whole) = match ip.network {
@@ -331,6 +335,7 @@ fn assemble(ip: &Ip, transport: Transport, ip_offset: usize, l4: &L4, parsed: &m
         ip_offset: ip_offset as u32,
         l4_offset: l4.offset as u32,
         ip_len: ip.ip_len,
+        payload_len: l4.len.wrapping_sub(header_len) as u16,
         hop_limit: ip.hop_limit,
         traffic_class: traffic_class(ip.network),
         tcp_flags,
@@ -338,12 +343,13 @@ fn assemble(ip: &Ip, transport: Transport, ip_offset: usize, l4: &L4, parsed: &m
         is_v4,
         is_first_fragment: l4.is_first_fragment,
         must_stay_whole,
-        reserved: [0; 3],
+        reserved: 0,
     };
 }
 
+/// What TCP flags mean for the flow.
 #[inline(always)]
-fn tcp_step(flags: u8) -> Step {
+pub(crate) fn tcp_step(flags: u8) -> Step {
     if flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK) == TCP_SYN {
         Step::Syn
     } else if flags & TCP_RST != 0 {
@@ -389,6 +395,12 @@ impl Parsed {
     #[inline(always)]
     pub(crate) fn ip(&self) -> IpHeader {
         IpHeader { offset: self.ip_offset as usize, is_v4: self.is_v4 }
+    }
+
+    /// Whether it carries something for the application; a datagram does, empty or not.
+    #[inline(always)]
+    pub(crate) fn carries_payload(&self) -> bool {
+        self.is_udp() || self.payload_len != 0
     }
 
     /// Its transport header, in the packet as it is.

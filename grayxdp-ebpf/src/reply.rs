@@ -4,7 +4,8 @@ use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
     layout::{
-        BackendEntry, Control, Endpoint, FLOW_SEVER, FragmentEntry, MODE_FULL_NAT, MODE_NAT, NO_SERVICE, ServiceEntry,
+        BackendEntry, Control, Endpoint, FLOW_SEVER, FragmentEntry, MODE_FULL_NAT, MODE_NAT, NO_SERVICE,
+        SERVICE_SIGNALS, ServiceEntry,
     },
     verdict::Verdict,
 };
@@ -19,6 +20,7 @@ use crate::{
     parse::Parsed,
     rewrite::{self, End},
     route::{self, Departure, Way},
+    signals::{self, Heard},
     source, too_big,
 };
 
@@ -50,6 +52,10 @@ pub(crate) fn forward(
         Outcome::of(Verdict::DroppedHopLimit)
     } else {
         answered.place.note(&answered.found, Side::Backend, parsed);
+        if answered.service.flags & SERVICE_SIGNALS != 0 {
+            let heard = Heard::new(parsed.l4_offset, parsed.payload_len);
+            signals::hear(context, answered.service, &answered.found, heard, id);
+        }
         match send(context, control, parsed, &answered.recipient(), id) {
             Ok(way) => way.outcome(),
             Err(verdict) => Outcome::of(verdict),

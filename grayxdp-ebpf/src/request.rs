@@ -4,8 +4,8 @@ use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
     layout::{
-        Address, BackendEntry, Control, Endpoint, FLOW_ONE_SIDED, FLOW_SEVER, FlowState, FragmentEntry, MODE_DSR,
-        MODE_FULL_NAT, MODE_IPIP, MODE_NAT, ServiceEntry,
+        Address, BackendEntry, Control, Endpoint, FLOW_SEVER, FlowState, FragmentEntry, MODE_DSR, MODE_FULL_NAT,
+        MODE_IPIP, MODE_NAT, SERVICE_SIGNALS, ServiceEntry,
     },
     verdict::Verdict,
 };
@@ -21,7 +21,9 @@ use crate::{
     parse::{self, Parsed, Step},
     rewrite::{self, End},
     route::{self, Departure, Way},
-    scratch, source, stages, too_big,
+    scratch,
+    signals::{self, Former, Spoken},
+    source, stages, too_big,
 };
 
 /// Where a packet goes: its backend, and for `full-nat` the source that it gets.
@@ -50,6 +52,10 @@ pub(crate) fn meet(control: &'static Control, parsed: &Parsed, id: ServiceId, se
         return next::RESET;
     }
     place.note(&found, Side::Client, parsed);
+    if service.flags & SERVICE_SIGNALS != 0 {
+        let spoken = Spoken { tcp_flags: parsed.tcp_flags, carries_payload: parsed.carries_payload() };
+        signals::speak(&found, spoken, id);
+    }
     if service.mode == MODE_FULL_NAT {
         // Where another CPU has just made the entry, it has no port yet: the packet comes again.
         let source = source::endpoint(found.seen.source, found.seen.source_port, parsed.source.protocol);
@@ -218,15 +224,22 @@ pub(crate) fn enter(
     backend: BackendId,
 ) -> Option<u32> {
     let place = Place::of(control, id, parsed.source.address, parsed.source.port)?;
-    let kind = if service.sees_replies() { 0 } else { FLOW_ONE_SIDED };
-    let seen = flow::first_seen(parsed, kind);
-    let entry = match place.find() {
-        Some(former) => place.move_to(&former, backend, seen),
+    let seen = flow::first_seen(parsed.step, parsed.tcp_flags, service);
+    let (entry, former) = match place.find() {
+        Some(former) => {
+            let is_expired = place.is_expired(&former, service.udp_idle_ticks);
+            let is_repeated = signals::is_repeated(&former, parsed, backend, is_expired);
+            let seen = if is_repeated { signals::seen_again(&former, seen) } else { seen };
+            (place.move_to(&former, backend, seen)?, Former { owner: former.owner, seen: former.seen })
+        }
         // A reset leaves nothing behind that would have to be kept together.
-        None if parsed.step == Step::Reset => None,
-        None => place.begin(backend, seen),
+        None if parsed.step == Step::Reset => return None,
+        None => place.begin(backend, seen)?,
     };
-    entry.map(|entry| entry.index)
+    if service.flags & SERVICE_SIGNALS != 0 {
+        signals::enter(service, parsed.source.address, &entry, backend, former);
+    }
+    Some(entry.index)
 }
 
 /// Chooses a backend and makes the flow's entry. Returns a [`Begun`].

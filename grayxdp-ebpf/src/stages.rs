@@ -8,13 +8,13 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
-    layout::{Control, Endpoint, FragmentEntry},
+    layout::{Control, Endpoint, FlowSeen, FragmentEntry, FuseTally},
     verdict::Verdict,
 };
 
 use crate::{
     chain::{self, Chain},
-    encapsulate, fast, fragment, icmp, maps, odd,
+    encapsulate, fast, fragment, fuse, icmp, maps, odd,
     outcome::{Outcome, next},
     packet::Packet,
     parse::{self, Odd, Parsed},
@@ -24,6 +24,7 @@ use crate::{
     route::{self, Departure, Way},
     scratch, service,
     service::Class,
+    signals::{self, Entrant, Heard, Spoken},
     source, too_big, trace,
 };
 
@@ -261,6 +262,63 @@ pub(crate) extern "C" fn grayxdp_take_head(context: *mut xdp_md, one_in: u32) ->
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn grayxdp_tell(outcome: u64, service: u32) -> u64 {
     u64::from(trace::tell(Outcome::from_raw(outcome), service).is_some())
+}
+
+/// Counts a flow that got its entry. Returns whether the fuse is to be judged.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_entered(index: u32, entrant: u64, seen: u64, former: u64) -> u64 {
+    let Some(control) = maps::control() else { return 0 };
+    let [seen, former] = [seen, former].map(FlowSeen::from_word);
+    u64::from(signals::entered(control, index, Entrant(entrant), seen, former).unwrap_or(false))
+}
+
+/// Counts what a client's packet of a known flow changes. Returns nothing of meaning.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_spoken(index: u32, spoken: u32, before: u64, backend: u32) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as the callers widened it")]
+    let (Some(control), Some(id)) = (maps::control(), BackendId::from_raw(backend as u16)) else { return 0 };
+    u64::from(signals::spoken(control, Spoken::from_raw(spoken), index, FlowSeen::from_word(before), id).is_some())
+}
+
+/// Counts what a backend's packet of a known flow changes. Returns whether the fuse is to be judged.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_heard(context: *mut xdp_md, heard: u32, index: u32, before: u64, backend: u32) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as the callers widened it")]
+    let (Some(control), Some(id)) = (maps::control(), BackendId::from_raw(backend as u16)) else { return 0 };
+    let context = XdpContext::new(context);
+    let before = FlowSeen::from_word(before);
+    u64::from(signals::heard(&context, control, Heard::from_raw(heard), index, before, id).unwrap_or(false))
+}
+
+/// Counts that a flow's packets do not arrive. Returns whether the fuse is to be judged.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_unreachable(index: u32, before: u64, backend: u32) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `icmp.rs` widened it")]
+    let (Some(control), Some(id)) = (maps::control(), BackendId::from_raw(backend as u16)) else { return 0 };
+    u64::from(signals::unreachable(control, index, FlowSeen::from_word(before), id).unwrap_or(false))
+}
+
+/// Blows a service's fuse, if it is time to. Returns nothing of meaning.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_judge(service: u32, now: u32) -> u64 {
+    let id = ServiceId(service);
+    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return 0 };
+    u64::from(fuse::judge(control, id, service, now).is_some())
+}
+
+/// Adds what one CPU counted for a service's fuse. Returns nothing of meaning.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_add_tally(service: u32, cpu: u32, now: u32, sum: *mut FuseTally) -> u64 {
+    let id = ServiceId(service);
+    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return 0 };
+    let Some(sum) = given_mut(sum) else { return 0 };
+    u64::from(fuse::add_tally(control, id, service, cpu, now, sum).is_some())
 }
 
 /// A packet that concerns nobody.

@@ -28,6 +28,12 @@ pub struct Control {
     /// agent moves it on while it lives; afterwards the kernel is asked, for a neighbour's MAC address may have changed
     /// with nobody there to notice.
     pub hops_until: u32,
+    /// Rows of one stripe of signals: backends with a higher number have none.
+    pub signal_rows: u16,
+    /// Services of one stripe of groups and fuses: those with a higher number have none.
+    pub signal_services: u16,
+    /// Stripes of signals, groups and fuses: one for each CPU. The agent's own comes behind them.
+    pub signal_stripes: u32,
 }
 
 /// [`Control::trace_service`]: packets of all services, and of none.

@@ -191,6 +191,18 @@ pub const SEEN_RST: u8 = 1 << 3;
 /// A RST was sent to this side on behalf of the other, for the flow was severed.
 pub const SEEN_SEVERED: u8 = 1 << 4;
 
+/// The number of turns that this side has begun (the client) or answered (the backend) is odd. While the bits of both sides
+/// differ, a response is owed.
+pub const SEEN_TURN: u8 = 1 << 5;
+/// [`FlowSeen::client`]: the turn under way is not the flow's first.
+pub const SEEN_LATER: u8 = 1 << 6;
+/// [`FlowSeen::client`]: its SYN came again before it was answered.
+pub const SEEN_REPEATED: u8 = 1 << 7;
+/// [`FlowSeen::backend`]: the flow has been counted as an error, though the backend has sent nothing.
+pub const SEEN_FAULT: u8 = 1 << 6;
+/// [`FlowSeen::backend`]: its window was zero when it last spoke.
+pub const SEEN_ZERO_WINDOW: u8 = 1 << 7;
+
 /// [`FlowSeen::kind`]: a UDP conversation.
 pub const FLOW_UDP: u8 = 1;
 /// [`FlowSeen::kind`]: replies do not pass here.
@@ -259,7 +271,7 @@ impl FlowSeen {
     #[inline(always)]
     pub const fn state(&self) -> FlowState {
         let one_sided = self.kind & FLOW_ONE_SIDED != 0;
-        let answered = self.backend != 0 || (one_sided && self.client & SEEN_SEGMENT != 0);
+        let answered = self.backend & SEEN_PACKET != 0 || (one_sided && self.client & SEEN_SEGMENT != 0);
         let both_fin = self.client & SEEN_FIN != 0 && (one_sided || self.backend & SEEN_FIN != 0);
         if self.kind & FLOW_UDP != 0 {
             if answered { FlowState::Udp } else { FlowState::HalfOpen }
@@ -270,6 +282,21 @@ impl FlowSeen {
         } else {
             FlowState::HalfOpen
         }
+    }
+
+    /// Whether a response is owed.
+    #[inline(always)]
+    pub const fn owes_response(&self) -> bool {
+        (self.client ^ self.backend) & SEEN_TURN != 0
+    }
+
+    /// Whether the client has spoken, nobody has answered, and that has not been counted as an error yet. A connection that
+    /// was met in its middle is none of these.
+    #[inline(always)]
+    pub const fn is_unanswered(&self) -> bool {
+        matches!(self.state(), FlowState::HalfOpen)
+            && self.client & (SEEN_SEGMENT | SEEN_RST) == 0
+            && self.backend & SEEN_FAULT == 0
     }
 
     /// Ticks since a packet was seen. A late store of an earlier tick is no age of 19 hours.
@@ -377,6 +404,8 @@ mod tests {
             (both | SEEN_FIN, both | SEEN_FIN, 0, FlowState::Closing),
             (SEEN_PACKET, SEEN_PACKET | SEEN_RST, 0, FlowState::Closing),
             (both | SEEN_RST, both, 0, FlowState::Closing),
+            (SEEN_PACKET, SEEN_FAULT, 0, FlowState::HalfOpen),
+            (both | SEEN_TURN, both, 0, FlowState::Established),
             (SEEN_PACKET, 0, FLOW_ONE_SIDED, FlowState::HalfOpen),
             (both, 0, FLOW_ONE_SIDED, FlowState::Established),
             (both | SEEN_FIN, 0, FLOW_ONE_SIDED, FlowState::Closing),

@@ -8,6 +8,7 @@ mod flow;
 mod fragment;
 mod owners;
 mod service;
+mod signals;
 mod trace;
 
 pub use self::{
@@ -17,15 +18,19 @@ pub use self::{
     counters::BackendCounters,
     flow::{
         FLOW_ONE_SIDED, FLOW_SEVER, FLOW_TICK_SHIFT, FLOW_UDP, FlowBucket, FlowEntry, FlowHash, FlowOwner, FlowSeen,
-        FlowState, IdleTicks, SEEN_FIN, SEEN_PACKET, SEEN_RST, SEEN_SEGMENT, SEEN_SEVERED, SourceSlot, flow_tick,
-        long_flow_tick,
+        FlowState, IdleTicks, SEEN_FAULT, SEEN_FIN, SEEN_LATER, SEEN_PACKET, SEEN_REPEATED, SEEN_RST, SEEN_SEGMENT,
+        SEEN_SEVERED, SEEN_TURN, SEEN_ZERO_WINDOW, SourceSlot, flow_tick, long_flow_tick,
     },
     fragment::{FragmentEntry, FragmentKey},
     owners::{Owner, OwnerBucket, OwnerSlot, Owners},
     service::{
         KEY_CONNECTION, KEY_SOURCE_IP, METHOD_HASH, METHOD_RANDOM, METHOD_RANGE, MODE_DSR, MODE_FULL_NAT, MODE_IPIP,
         MODE_NAT, MaglevSlots, NO_SERVICE, NetworkKey, PIN_NONE, PoolTable, SERVICE_CIDR_PINS, SERVICE_DSCP_PINS,
-        ServiceEntry,
+        SERVICE_PEEK_DNS, SERVICE_PEEK_HTTP1, SERVICE_PEEK_TLS, SERVICE_SIGNALS, ServiceEntry,
+    },
+    signals::{
+        BUCKETS_PER_LINE, CLIENT_GROUPS, FlowNotes, FlowTimes, FuseAlarm, FuseCell, FuseTally, FuseWindow, GroupCell,
+        GroupRow, SIGNAL_SLOTS, Signal, SignalRow, Timing, begin_time, begin_us, turn_time, turn_us,
     },
     trace::TraceEvent,
 };
@@ -50,6 +55,13 @@ const _: () = {
     assert!(size_of::<Control>() == 64);
     assert!(size_of::<Meta>() == 24);
     assert!(size_of::<TraceEvent>() == 160);
+    assert!(size_of::<SignalRow>() == 192 + 4 * 1536);
+    assert!(size_of::<GroupRow>() == 2048);
+    assert!(size_of::<FlowTimes>() == 8);
+    assert!(size_of::<FlowNotes>() == 16);
+    assert!(size_of::<FuseWindow>() == 64);
+    assert!(size_of::<FuseCell>() == 64);
+    assert!(size_of::<FuseAlarm>() == 32);
 };
 
 #[cfg(feature = "user")]
@@ -69,6 +81,11 @@ mod pod {
         FlowBucket,
         FragmentEntry,
         FragmentKey,
+        FlowNotes,
+        FlowTimes,
+        FuseCell,
+        FuseWindow,
+        GroupRow,
         MaglevSlots,
         Meta,
         NetworkKey,
@@ -76,6 +93,7 @@ mod pod {
         PoolTable,
         Route,
         ServiceEntry,
+        SignalRow,
         SourceSlot
     );
 }

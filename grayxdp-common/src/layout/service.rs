@@ -50,8 +50,12 @@ pub struct ServiceEntry {
     pub outer_source: Address,
     /// `ipip`: the outer source address in front of an IPv6 backend.
     pub outer_source_v6: Address,
+    /// Failures of v2 within a window that blow the fuse; zero: there is no fuse.
+    pub fuse_failures: u32,
+    /// Length of that window, in flow ticks.
+    pub fuse_window_ticks: u32,
     /// Zero.
-    pub reserved: [u32; 4],
+    pub reserved: [u32; 2],
 }
 
 /// [`ServiceEntry::canary`]: none.
@@ -85,6 +89,15 @@ pub const PIN_NONE: u8 = 0;
 pub const SERVICE_CIDR_PINS: u16 = 1;
 /// [`ServiceEntry::flags`]: some DSCP values are pinned.
 pub const SERVICE_DSCP_PINS: u16 = 1 << 1;
+
+/// [`ServiceEntry::flags`]: its flows are watched for signals.
+pub const SERVICE_SIGNALS: u16 = 1 << 2;
+/// [`ServiceEntry::flags`]: responses are looked into for an HTTP/1 status.
+pub const SERVICE_PEEK_HTTP1: u16 = 1 << 3;
+/// [`ServiceEntry::flags`]: first responses are looked into for a TLS record.
+pub const SERVICE_PEEK_TLS: u16 = 1 << 4;
+/// [`ServiceEntry::flags`]: responses are looked into for a DNS code.
+pub const SERVICE_PEEK_DNS: u16 = 1 << 5;
 
 impl ServiceEntry {
     /// Whether it belongs to a service of the config.

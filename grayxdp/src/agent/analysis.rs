@@ -38,12 +38,18 @@ pub(super) struct Analysis {
     is_unsaved: bool,
 }
 
-/// As it is stored.
+/// What is stored behind the judge's own line.
 #[derive(Serialize, Deserialize)]
 struct Stored {
-    judge: String,
-    seen: Option<Reading>,
+    seen: Reading,
     /// Lowest and highest weight since, in hundredths of a percent.
+    weight: (u16, u16),
+}
+
+/// The same to be written, without a copy.
+#[derive(Serialize)]
+struct StoredBy<'a> {
+    seen: &'a Reading,
     weight: (u16, u16),
 }
 
@@ -65,11 +71,12 @@ impl Analysis {
 
     /// Goes on from what another agent has stored, with the weights that there are now.
     pub(super) fn restored(config: JudgeConfig, text: &str, weights: &Weights) -> Result<Self, AnalysisError> {
-        let Stored { judge, seen, weight: (lowest, highest) } = serde_json::from_str(text)?;
-        let judge = Judge::from_json(config, &judge)?;
+        let (judge, rest) = text.split_once('\n').unwrap_or((text, ""));
+        let judge = Judge::from_json(config, judge)?;
+        let Stored { seen, weight: (lowest, highest) } = serde_json::from_str(rest)?;
         let known = |hundredths: u16| Weight::from_hundredths(hundredths).unwrap_or(weights.mean());
         let weight = (known(lowest), known(highest));
-        let mut restored = Self { judge, seen, weight, judgement: None, is_unsaved: false };
+        let mut restored = Self { judge, seen: Some(seen), weight, judgement: None, is_unsaved: false };
         restored.weights_changed(weights);
         Ok(restored)
     }
@@ -91,7 +98,8 @@ impl Analysis {
             None => Judgement::NotYet(NotYet::default()),
             Some(reading) => {
                 let judgement = self.take_in(&reading, elapsed);
-                self.is_unsaved = true;
+                // Where nothing came, what is stored is as good: the time in between says nothing of v2.
+                self.is_unsaved |= self.seen.as_ref() != Some(&reading);
                 self.seen = Some(reading);
                 self.weight = (weights.mean(), weights.mean());
                 judgement
@@ -118,19 +126,16 @@ impl Analysis {
     }
 
     /// What to store, where the store knows less; it does not from now on.
-    pub(super) fn to_save(&mut self) -> Option<String> {
+    pub(super) fn take_unsaved(&mut self) -> Option<String> {
         if !std::mem::take(&mut self.is_unsaved) {
             return None;
         }
         let Some(seen) = &self.seen else { return Some(String::new()) };
         let (lowest, highest) = self.weight;
-        let stored = Stored {
-            judge: self.judge.to_json(),
-            seen: Some(seen.clone()),
-            weight: (lowest.hundredths(), highest.hundredths()),
-        };
-        // Plain numbers and texts; what could not be written would begin anew at the next start.
-        Some(serde_json::to_string(&stored).unwrap_or_default())
+        let stored = StoredBy { seen, weight: (lowest.hundredths(), highest.hundredths()) };
+        // Plain numbers and texts, which can always be written; else it would begin anew at the next start.
+        let rest = serde_json::to_string(&stored).unwrap_or_default();
+        Some(format!("{}\n{rest}", self.judge.to_json()))
     }
 }
 
@@ -142,4 +147,46 @@ fn grown(now: u64, before: u64) -> u64 {
 fn counts_since(address: SocketAddr, counts: Counts, before: &ServiceSignals) -> Counts {
     let former = before.backends.iter().find(|(of, _)| *of == address);
     former.and_then(|(_, former)| counts.since(former)).unwrap_or(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(flows: u64) -> Reading {
+        let mut reading = Reading { signals: ServiceSignals::default(), unweighted: (0, flows / 10) };
+        let backend = "10.0.2.10:8080".parse().expect("an address");
+        reading.signals.v1.counts.flows = 9 * flows;
+        reading.signals.v1.handshake.record_us(250, 9 * flows);
+        reading.signals.v2.counts.flows = flows;
+        reading.signals.backends = vec![(backend, reading.signals.v2.counts)];
+        reading
+    }
+
+    #[test]
+    fn what_was_seen_survives_the_way_through_the_store() {
+        let config = JudgeConfig::default();
+        let weights = |hundredths| Weights::equal(Weight::from_hundredths(hundredths).expect("in range"));
+        let mut analysis = Analysis::new(config, &weights(1000));
+        assert_eq!(analysis.take_unsaved(), None, "there is nothing to save");
+        for flows in [1000, 1100] {
+            analysis.look(Some(reading(flows)), &weights(1000), Duration::from_secs(1));
+        }
+        analysis.weights_changed(&weights(2000));
+        let text = analysis.take_unsaved().expect("something");
+        assert_eq!(analysis.take_unsaved(), None, "it is saved");
+        let restored = Analysis::restored(config, &text, &weights(1500)).expect("as written");
+        assert_eq!((&restored.judge, &restored.seen), (&analysis.judge, &analysis.seen));
+        assert_eq!(restored.weight, (weights(1000).mean(), weights(2000).mean()));
+        // Nothing new is nothing to save.
+        analysis.look(Some(reading(1100)), &weights(2000), Duration::from_secs(1));
+        assert_eq!(analysis.take_unsaved(), None);
+
+        let other = JudgeConfig { margin: 3.0, ..config };
+        for (config, text) in [(other, text.as_str()), (config, "x"), (config, text.lines().next().expect("a line"))] {
+            Analysis::restored(config, text, &weights(1000)).expect_err(text);
+        }
+        analysis.begin_anew(&weights(0));
+        assert_eq!(analysis.take_unsaved().as_deref(), Some(""));
+    }
 }

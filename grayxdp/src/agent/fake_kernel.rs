@@ -10,17 +10,14 @@ use std::{
 
 use grayxdp_common::{
     ids::Version,
-    layout::{BackendCounters, TraceEvent},
+    layout::{BackendCounters, FuseTally, TraceEvent},
     verdict::Verdict,
 };
 
 use super::{insight::Insight, kernel::Kernel, next_hops::Snapshot, trace::TraceSource};
 use crate::{
     config::Config,
-    decide::{
-        evidence::Evidence, explain::Explanation, pin::Pin, settings::BackendSetting, signals::ServiceSignals,
-        weights::Weights,
-    },
+    decide::{explain::Explanation, pin::Pin, settings::BackendSetting, signals::ServiceSignals, weights::Weights},
     kernel::{BackendReading, Flow, FlowReading, KernelError, Traced},
 };
 
@@ -100,8 +97,8 @@ pub(super) struct FakeKernel {
     pub(super) signals: Option<Vec<ServiceSignals>>,
     /// How many clients a test has let come.
     pub(super) clients: u64,
-    /// Fuses that have blown, and of which nobody has heard yet.
-    pub(super) blown: Vec<(usize, Evidence)>,
+    /// Fuses that have blown, and were not armed again.
+    pub(super) blown: Vec<(usize, FuseTally)>,
     /// Every weight that was ever written, by service.
     pub(super) written: Vec<(usize, Weights)>,
     /// What is traced: one packet in so many, of which service.
@@ -264,8 +261,13 @@ impl Kernel for FakeKernel {
         self.signals.clone().ok_or_else(|| refusal("read signals"))
     }
 
-    fn blown_fuses(&mut self) -> Vec<(usize, Evidence)> {
-        std::mem::take(&mut self.blown)
+    fn blown_fuses(&self) -> Vec<(usize, FuseTally)> {
+        self.blown.clone()
+    }
+
+    fn arm_fuse(&mut self, service: usize) -> Result<(), KernelError> {
+        self.blown.retain(|(blown, _)| *blown != service);
+        Ok(())
     }
 
     fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError> {

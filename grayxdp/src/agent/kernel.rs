@@ -8,7 +8,7 @@ use std::{
 
 use grayxdp_common::{
     ids::Version,
-    layout::{self, Address},
+    layout::{self, Address, FuseTally},
     limits::ROUTES_MAX,
     verdict::Verdict,
 };
@@ -19,13 +19,15 @@ use super::{
 };
 use crate::{
     decide::{
-        evidence::Evidence,
         pin::Pin,
         settings::{BackendSetting, BackendState},
         signals::ServiceSignals,
         weights::Weights,
     },
-    kernel::{BackendReading, BackendSetup, DataPlane, FlowReading, KernelError, PinRules, Standing},
+    kernel::{
+        self, BackendReading, BackendSetup, Blown, DataPlane, FlowReading, FuseState, KernelError, PinRules,
+        SignalReadings, Standing,
+    },
 };
 
 /// The data plane, as far as releases are concerned. Services are indices into the config.
@@ -55,8 +57,10 @@ pub(super) trait Kernel: Insight {
     fn found_down(&self, service: usize) -> Vec<SocketAddr>;
     /// What was counted of each service since its counters were made; a service of which nothing is counted is left out.
     fn signals(&mut self) -> Result<Vec<ServiceSignals>, KernelError>;
-    /// Services whose fuse has blown since this was asked last, and the figures by which it did.
-    fn blown_fuses(&mut self) -> Vec<(usize, Evidence)>;
+    /// Services whose fuse has blown and was not armed again, and what was counted when it did.
+    fn blown_fuses(&self) -> Vec<(usize, FuseTally)>;
+    /// See [`DataPlane::rearm_fuse`].
+    fn arm_fuse(&mut self, service: usize) -> Result<(), KernelError>;
     /// See [`DataPlane::backend_readings`].
     fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError>;
     /// See [`DataPlane::verdict_counts`].
@@ -122,14 +126,28 @@ impl Kernel for DataPlane {
         self.found_down(service)
     }
 
-    // The packet program counts no signals yet: there is nothing to judge on, and releases go by their schedules.
+    // Where replies do not pass, most of what there is to judge cannot be seen, and no fault at all would look like none.
     fn signals(&mut self) -> Result<Vec<ServiceSignals>, KernelError> {
-        Ok(Vec::new())
+        let SignalReadings { services, backends } = DataPlane::signals(self);
+        let counted = services.iter().enumerate().filter(|(_, signals)| !signals.one_sided);
+        let read = |(service, kernel::ServiceSignals { versions: [v1, v2], .. }): (usize, &kernel::ServiceSignals)| {
+            let own = backends.iter().filter(|backend| (backend.service, backend.version) == (service, Version::V2));
+            let backends = own.map(|backend| (backend.address, backend.signals.counts)).collect();
+            ServiceSignals { service, v1: v1.clone(), v2: v2.clone(), backends }
+        };
+        Ok(counted.map(read).collect())
     }
 
-    // Nor has it a fuse.
-    fn blown_fuses(&mut self) -> Vec<(usize, Evidence)> {
-        Vec::new()
+    fn blown_fuses(&self) -> Vec<(usize, FuseTally)> {
+        let state = |service: usize| match self.fuse(service) {
+            FuseState::Blown(Blown { tally, .. }) => Some((service, tally)),
+            FuseState::None | FuseState::Armed => None,
+        };
+        (0..self.service_count()).filter_map(state).collect()
+    }
+
+    fn arm_fuse(&mut self, service: usize) -> Result<(), KernelError> {
+        self.rearm_fuse(service)
     }
 
     fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError> {

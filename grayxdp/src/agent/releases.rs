@@ -183,6 +183,7 @@ impl<K: Kernel> Releases<K> {
             self.standings[index].analysis.begin_anew(&next.weights);
             self.standings[index].opinions.begin_anew();
             self.looks.at_once();
+            self.arm_fuse(index);
         }
         let applied = if exposes_more(&before, &next) {
             self.raise(index, next, cause)
@@ -383,7 +384,7 @@ impl<K: Kernel> Releases<K> {
             actor: cause.actor.to_owned(),
         });
         let standing = &mut self.standings[index];
-        let analysis = standing.analysis.to_save();
+        let analysis = standing.analysis.take_unsaved();
         let Standing { schedule_text, shards_text, canary, settings, .. } = standing;
         let stored = StoredRelease {
             release: release.clone(),

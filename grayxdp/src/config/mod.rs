@@ -15,6 +15,7 @@ mod release;
 mod section;
 mod service;
 mod shards;
+mod signals;
 mod timeouts;
 mod value;
 
@@ -32,6 +33,7 @@ pub use self::health::{Check, HealthCheck, StatusRange};
 pub use self::mode::Mode;
 pub use self::problems::{ConfigError, ConfigErrors};
 pub use self::service::{BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, BackendAddressError};
+pub use self::signals::{Fuse, Observe};
 pub use self::timeouts::Timeouts;
 use self::{
     problems::Problems,
@@ -148,6 +150,10 @@ pub struct ServiceConfig {
     pub external: External,
     /// How the backends are checked; `None` if they are not.
     pub health: Option<HealthCheck>,
+    /// What responses are looked into for.
+    pub observe: Observe,
+    /// When the kernel itself sends new connections back to v1; `None` if it never does.
+    pub fuse: Option<Fuse>,
 }
 
 impl ServiceConfig {

@@ -6,7 +6,7 @@ use grayxdp_common::weight::Weight;
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    Key,
+    Key, Observe,
     section::{Item, Section},
     value::{self, Wrong},
 };
@@ -18,7 +18,7 @@ use crate::decide::{
 
 /// How long after a promotion harm still rolls back.
 const ROLLBACK_WINDOW_DEFAULT: Duration = Duration::from_secs(600);
-const ANALYSIS_KEYS: &[&str] = &[
+pub(super) const ANALYSIS_KEYS: &[&str] = &[
     "enabled",
     "false_alarm",
     "margin",
@@ -45,10 +45,11 @@ impl Default for RawPolicy {
 }
 
 impl RawPolicy {
-    /// Of a service that places clients so.
-    pub(super) fn with_key(self, key: Key) -> Policy {
+    /// Of a service that places clients so, and looks for this in responses.
+    pub(super) fn of_service(self, key: Key, observe: Observe) -> Policy {
         let Policy { analysis, .. } = self.0;
-        let judge = JudgeConfig { correlated: key == Key::SourceIp, ..analysis.judge };
+        let (correlated, peeks) = (key == Key::SourceIp, observe != Observe::None);
+        let judge = JudgeConfig { correlated, peeks, ..analysis.judge };
         Policy { analysis: Analysis { judge, ..analysis }, ..self.0 }
     }
 }
@@ -246,6 +247,7 @@ port = 80
 protocol = "tcp"
 hash_seed = "a"
 key = "connection"
+observe = "http1"
 v1 = {{ backends = [{{ address = "10.0.1.10:8080" }}] }}
 v2 = {{ backends = [{{ address = "10.0.2.10:8080" }}] }}
 [service.release]
@@ -296,6 +298,7 @@ accelerate = 2.5
                     max_error_rate: Some(0.025),
                     max_p99: Some(Duration::from_millis(250)),
                     correlated: false,
+                    peeks: true,
                     ..JudgeConfig::default()
                 },
                 on_failure: OnFailure::Freeze,
@@ -330,46 +333,46 @@ accelerate = 2.5
     const MANUAL: &str = r#"{ kind = "manual" }"#;
     const SMOOTH: &str = r#"{ kind = "smooth", from = 0, to = 100, over = "10m" }"#;
     const CASES: &[Case] = &[
-        (LINEAR, "analysis = true", 15, &["expected a table, found `true`"]),
-        (LINEAR, "analysis = { enabld = true }", 15, &["unknown key `enabld`", "did you mean `enabled`?"]),
-        (LINEAR, "analysis = { enabled = \"yes\" }", 15, &["true or false"]),
-        (LINEAR, "analysis = { false_alarm = 0 }", 15, &["`false_alarm` of", "a percent from 0.0001 to 50"]),
-        (LINEAR, "analysis = { false_alarm = 51 }", 15, &["a percent from 0.0001 to 50", "found `51`"]),
-        (LINEAR, "analysis = { false_alarm = nan }", 15, &["a percent"]),
-        (LINEAR, "analysis = { max_error_rate = inf }", 15, &["a percent from 0.0001 to 100"]),
-        (LINEAR, "analysis = { max_error_rate = -1 }", 15, &["a percent from 0.0001 to 100"]),
-        (LINEAR, "analysis = { max_p99 = 250 }", 15, &["a duration", "add a unit"]),
-        (LINEAR, "analysis = { margin = 1 }", 15, &["a number from 1.01 to 100"]),
-        (LINEAR, "analysis = { tolerate = 0.9 }", 15, &["a number from 1 to 100"]),
+        (LINEAR, "analysis = true", 16, &["expected a table, found `true`"]),
+        (LINEAR, "analysis = { enabld = true }", 16, &["unknown key `enabld`", "did you mean `enabled`?"]),
+        (LINEAR, "analysis = { enabled = \"yes\" }", 16, &["true or false"]),
+        (LINEAR, "analysis = { false_alarm = 0 }", 16, &["`false_alarm` of", "a percent from 0.0001 to 50"]),
+        (LINEAR, "analysis = { false_alarm = 51 }", 16, &["a percent from 0.0001 to 50", "found `51`"]),
+        (LINEAR, "analysis = { false_alarm = nan }", 16, &["a percent"]),
+        (LINEAR, "analysis = { max_error_rate = inf }", 16, &["a percent from 0.0001 to 100"]),
+        (LINEAR, "analysis = { max_error_rate = -1 }", 16, &["a percent from 0.0001 to 100"]),
+        (LINEAR, "analysis = { max_p99 = 250 }", 16, &["a duration", "add a unit"]),
+        (LINEAR, "analysis = { margin = 1 }", 16, &["a number from 1.01 to 100"]),
+        (LINEAR, "analysis = { tolerate = 0.9 }", 16, &["a number from 1 to 100"]),
         (
             LINEAR,
             "analysis = { tolerate = 2 }",
-            15,
+            16,
             &["`margin` (1.5)", "not above `tolerate` (2)", "a larger `margin`"],
         ),
-        (LINEAR, "analysis = { on_failure = \"abort\" }", 15, &["one of `rollback`, `freeze`"]),
-        (LINEAR, "analysis = { accelerate = 0.5 }", 15, &["a factor from 1 to 100"]),
-        (LINEAR, "analysis = { freeze_after = \"0s\" }", 15, &["a duration from 10ms"]),
-        (LINEAR, "hold = 30", 15, &["`hold` of", "a duration", "\"30s\""]),
-        (LINEAR, "max_step = 0", 15, &["more than 0"]),
-        (LINEAR, "max_step = 0.001", 15, &["at most two decimals"]),
-        (LINEAR, "gates = { at = 10 }", 15, &["a list of at least one gate"]),
-        (LINEAR, "gates = [{ at = 10 }]", 15, &["`pause` is missing in gate 1"]),
-        (LINEAR, "gates = [{ pause = \"approve\" }]", 15, &["`at` is missing in gate 1", "add `at = 10`"]),
-        (LINEAR, "gates = [{ at = 10, pause = \"aprove\" }]", 15, &["`approve` or a duration", "found `\"aprove\"`"]),
-        (LINEAR, "gates = [{ at = 0, pause = \"approve\" }]", 15, &["more than 0"]),
+        (LINEAR, "analysis = { on_failure = \"abort\" }", 16, &["one of `rollback`, `freeze`"]),
+        (LINEAR, "analysis = { accelerate = 0.5 }", 16, &["a factor from 1 to 100"]),
+        (LINEAR, "analysis = { freeze_after = \"0s\" }", 16, &["a duration from 10ms"]),
+        (LINEAR, "hold = 30", 16, &["`hold` of", "a duration", "\"30s\""]),
+        (LINEAR, "max_step = 0", 16, &["more than 0"]),
+        (LINEAR, "max_step = 0.001", 16, &["at most two decimals"]),
+        (LINEAR, "gates = { at = 10 }", 16, &["a list of at least one gate"]),
+        (LINEAR, "gates = [{ at = 10 }]", 16, &["`pause` is missing in gate 1"]),
+        (LINEAR, "gates = [{ pause = \"approve\" }]", 16, &["`at` is missing in gate 1", "add `at = 10`"]),
+        (LINEAR, "gates = [{ at = 10, pause = \"aprove\" }]", 16, &["`approve` or a duration", "found `\"aprove\"`"]),
+        (LINEAR, "gates = [{ at = 0, pause = \"approve\" }]", 16, &["more than 0"]),
         (
             LINEAR,
             "gates = [{ at = 20, pause = \"1m\" }, { at = 20, pause = \"1m\" }]",
-            15,
+            16,
             &["gate 2", "expected more than the 20.00 %", "found 20.00 %"],
         ),
-        (LINEAR, "gates = [{ at = 60, pause = \"1m\" }]", 15, &["never reached", "the schedule ends at 50.00 %"]),
-        (LINEAR, "promote_after = \"400days\"", 15, &["at most 365days"]),
-        (LINEAR, "on_deadline = \"rollback\"", 15, &["one of `freeze`, `fail`"]),
-        (MANUAL, "hold = \"30s\"", 15, &["`hold` of", "means nothing", "a manual schedule"]),
-        (MANUAL, "gates = [{ at = 10, pause = \"1m\" }]", 15, &["`gates` of", "means nothing"]),
-        (SMOOTH, "hold = \"30s\"", 15, &["`hold` of", "does not go with a smooth schedule", "`over`"]),
+        (LINEAR, "gates = [{ at = 60, pause = \"1m\" }]", 16, &["never reached", "the schedule ends at 50.00 %"]),
+        (LINEAR, "promote_after = \"400days\"", 16, &["at most 365days"]),
+        (LINEAR, "on_deadline = \"rollback\"", 16, &["one of `freeze`, `fail`"]),
+        (MANUAL, "hold = \"30s\"", 16, &["`hold` of", "means nothing", "a manual schedule"]),
+        (MANUAL, "gates = [{ at = 10, pause = \"1m\" }]", 16, &["`gates` of", "means nothing"]),
+        (SMOOTH, "hold = \"30s\"", 16, &["`hold` of", "does not go with a smooth schedule", "`over`"]),
     ];
 
     #[test]

@@ -10,11 +10,11 @@ use sha2::{Digest as _, Sha256};
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    Backend, HealthCheck, Key, ModeKind, Pool, Protocol, ServiceConfig, Timeouts, WhenEmpty, health,
+    Backend, Fuse, HealthCheck, Key, ModeKind, Observe, Pool, Protocol, ServiceConfig, Timeouts, WhenEmpty, health,
     mode::{self, RawMode},
     pins, release,
     section::{Item, Section},
-    shards,
+    shards, signals,
     value::{self, Wrong},
 };
 use crate::{
@@ -43,6 +43,8 @@ pub(super) const KEYS: &[&str] = &[
     "v2",
     "release",
     "health",
+    "observe",
+    "fuse",
 ];
 
 const MODE_DEFAULT: ModeKind = ModeKind::Nat;
@@ -72,6 +74,8 @@ pub(super) struct RawService {
     pub(super) v2: RawPool,
     release: Option<release::Release>,
     health: Option<Option<HealthCheck>>,
+    observe: Option<Observe>,
+    fuse: Option<Option<Fuse>>,
 }
 
 /// The backends of a version as far as they could be read.
@@ -115,6 +119,8 @@ pub(super) fn read(section: &Section<'_>) -> RawService {
             None => Some(release::Release::default()),
         },
         health: health::read(section, protocol.as_ref().map(Spanned::get_ref)),
+        observe: signals::observe(section, protocol.as_ref().map(Spanned::get_ref)),
+        fuse: signals::fuse(section),
         name,
         vip,
         port,
@@ -209,7 +215,7 @@ impl RawService {
         let name = self.name?.into_inner();
         let (sharding, shard_count) = self.sharding?;
         let release = self.release?;
-        let key = self.key?.into_inner();
+        let (key, observe) = (self.key?.into_inner(), self.observe?);
         Some(ServiceConfig {
             hash_key: hash_key(&name, &self.hash_seed?.into_inner()),
             name,
@@ -230,9 +236,11 @@ impl RawService {
             schedule: release.schedule,
             order: release.order,
             on_rollback: release.on_rollback,
-            policy: release.policy.with_key(key),
+            policy: release.policy.of_service(key, observe),
             external: release.external,
             health: self.health?,
+            observe,
+            fuse: self.fuse?,
         })
     }
 }

@@ -102,6 +102,8 @@ fn the_example_means_this() {
         },
         external: External::default(),
         health: None,
+        observe: Observe::None,
+        fuse: Some(Fuse { failures: 20, window: Duration::from_secs(10) }),
     };
     let agent = AgentConfig {
         interfaces: vec!["eth0".to_owned(), "eth1".to_owned()],
@@ -684,6 +686,29 @@ fn the_key_of_a_service_depends_on_name_and_seed() {
     assert_eq!(base, key(&with("port = 80", "port = 81")));
 }
 
+#[test]
+fn fuses_and_what_is_observed_are_checked() {
+    let with = |text: &str| parse(&format!("{EXAMPLE}{text}"));
+    let fuse = |text: &str| with(&format!("\n[service.fuse]\n{text}")).map(|config| config.services[0].fuse);
+    let seconds = Duration::from_secs;
+    assert_eq!(fuse("failures = 5").expect("valid"), Some(Fuse { failures: 5, window: seconds(10) }));
+    assert_eq!(fuse("window = \"1m\"").expect("valid"), Some(Fuse { failures: 20, window: seconds(60) }));
+    assert_eq!(fuse("failures = 0").expect("valid"), None);
+    for wrong in ["failures = -1", "failures = \"many\"", "window = \"1s\"", "window = \"2h\"", "windows = \"10s\""] {
+        assert!(fuse(wrong).is_err(), "{wrong}");
+    }
+    let observe = |protocol: &str, observe: &str| {
+        let text =
+            EXAMPLE.replace("protocol = \"tcp\"", &format!("protocol = \"{protocol}\"\nobserve = \"{observe}\""));
+        parse(&text).map(|config| config.services[0].observe)
+    };
+    assert_eq!(observe("tcp", "http1").expect("valid"), Observe::Http1);
+    assert_eq!(observe("udp", "dns").expect("valid"), Observe::Dns);
+    for (protocol, wrong) in [("udp", "tls"), ("udp", "http1"), ("tcp", "http")] {
+        assert!(observe(protocol, wrong).is_err(), "{protocol} {wrong}");
+    }
+}
+
 /// Every line of the packaged config that is a comment is a key as it is without it, or another one that is possible.
 #[test]
 fn the_packaged_config_and_all_its_comments_are_valid() {
@@ -695,25 +720,51 @@ fn the_packaged_config_and_all_its_comments_are_valid() {
         Some((key.to_owned(), code.split(" #").next().unwrap_or(code).trim().to_owned()))
     };
     let (mut seen, mut defaults) = (std::collections::BTreeSet::new(), Vec::new());
-    let (rest, check) = packaged.split_once("# [service.health]\n").expect("the checks come last");
+    // What is a table of its own comes last, the checks first.
+    let (rest, check) = packaged.split_once("# [service.health]\n").expect("there are checks");
+    let (_, after) = check.split_once("# [[service.release.query]]\n").expect("queries and webhooks come last");
+    ["query", "webhook", "[[service.release.webhook]]"].iter().for_each(|key| assert!(after.contains(key)));
+    let code = |line: &&str| line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
     let check: String =
-        check.lines().filter_map(|line| line.strip_prefix("# ")).map(|line| format!("{line}\n")).collect();
+        check.lines().filter_map(|line| line.strip_prefix("# ")).filter(code).map(|line| format!("{line}\n")).collect();
     let checked =
         parse(&format!("{rest}[service.health]\n{check}")).unwrap_or_else(|errors| panic!("{errors}\n{check}"));
     assert!(checked.services.iter().all(|service| service.health.is_some()));
-    seen.insert("health".to_owned());
+    let external = checked.services.last().map(|service| &service.external).expect("a service");
+    assert_eq!((external.queries.len(), external.webhooks.len()), (1, 1));
+    seen.extend(["health", "query", "webhook"].map(str::to_owned));
     for line in rest.lines() {
         // Only one `mode`, `shards` or `schedule` at a time: the first is the default.
         match key(line) {
             Some((key, code)) => {
                 let of_a_mode = ["source_addresses", "outer_source", "outer_source_v6", "method", "default", "ranges"];
                 let first = seen.insert(key.clone()) && !of_a_mode.contains(&key.as_str()) && key != "schedule";
-                let has_no_default = ["socket_group", "canary_port", "pins", "udp_idle"].contains(&key.as_str());
+                let has_no_default = [
+                    "socket_group",
+                    "canary_port",
+                    "pins",
+                    "udp_idle",
+                    "max_step",
+                    "gates",
+                    "progress_deadline",
+                    "max_error_rate",
+                    "max_p99",
+                    "freeze_after",
+                ]
+                .contains(&key.as_str());
                 if first && !has_no_default {
                     defaults.push(code);
                 }
             }
             None if line == "# [timeouts]" => defaults.push("[timeouts]".to_owned()),
+            None if line == "# [service.fuse]" => {
+                seen.insert("fuse".to_owned());
+                defaults.push("[service.fuse]".to_owned());
+            }
+            None if line == "# [service.release.analysis]" => {
+                seen.insert("analysis".to_owned());
+                defaults.push("[service.release.analysis]".to_owned());
+            }
             None => defaults.push(line.to_owned()),
         }
     }
@@ -725,6 +776,8 @@ fn the_packaged_config_and_all_its_comments_are_valid() {
     );
     for service_key in service::KEYS
         .iter()
+        .chain(release::KEYS)
+        .chain(policy::ANALYSIS_KEYS)
         .filter(|key| !["name", "vip", "port", "protocol", "hash_seed", "v1", "v2", "release"].contains(*key))
     {
         assert!(seen.contains(*service_key), "{service_key} is not explained");

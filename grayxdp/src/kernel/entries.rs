@@ -7,16 +7,19 @@ use grayxdp_common::{
     layout::{
         Address, BackendEntry, Endpoint, KEY_CONNECTION, KEY_SOURCE_IP, METHOD_HASH, METHOD_RANDOM, METHOD_RANGE,
         MODE_DSR, MODE_FULL_NAT, MODE_IPIP, MODE_NAT, NO_SERVICE, NetworkKey, Owner, PIN_NONE, SERVICE_CIDR_PINS,
-        SERVICE_DSCP_PINS, ServiceEntry,
+        SERVICE_DSCP_PINS, SERVICE_PEEK_DNS, SERVICE_PEEK_HTTP1, SERVICE_PEEK_TLS, SERVICE_SIGNALS, ServiceEntry,
     },
 };
 use siphasher::sip::SipHasher13;
 
 use super::{
     inventory::{Inventory, ServiceSlot},
-    setup::{ForwardMode, Network, PinRules, ServiceSetup, Shards, Standing, idle_ticks},
+    setup::{ForwardMode, Network, PinRules, ServiceSetup, Shards, SignalSetup, Standing, idle_ticks},
 };
-use crate::{config::Key, decide::maglev};
+use crate::{
+    config::{Key, Observe},
+    decide::maglev,
+};
 
 /// IP protocol numbers of ICMP and ICMPv6 (RFC 792, RFC 4443).
 const ICMP: u8 = 1;
@@ -44,7 +47,8 @@ pub(super) fn service(setup: &ServiceSetup, slot: &ServiceSlot, place: Place) ->
     };
     let ((outer_source, outer_prefix_len), (outer_source_v6, outer_prefix_len_v6)) = (outer(outer_v4), outer(outer_v6));
     let number = |id: ServiceId| u16::try_from(id.0).unwrap_or(NO_SERVICE);
-    let (flags, dscp_pins) = pins(&setup.pins);
+    let (pin_flags, dscp_pins) = pins(&setup.pins);
+    let fuse = setup.signals.fuse.filter(|_| setup.signals.enabled);
     ServiceEntry {
         endpoint: slot.endpoint,
         mode: match setup.mode {
@@ -69,7 +73,7 @@ pub(super) fn service(setup: &ServiceSetup, slot: &ServiceSlot, place: Place) ->
         pools: number(slot.id),
         canary: if setup.canary_port.is_some() { number(slot.id.canary()) } else { NO_SERVICE },
         udp_idle_ticks: idle_ticks(setup.udp_idle),
-        flags,
+        flags: pin_flags | signal_flags(setup.signals),
         dscp_pins,
         source_first: place.sources.0,
         source_count: place.sources.1,
@@ -77,8 +81,21 @@ pub(super) fn service(setup: &ServiceSetup, slot: &ServiceSlot, place: Place) ->
         outer_prefix_len_v6,
         outer_source,
         outer_source_v6,
-        reserved: [0; 4],
+        fuse_failures: fuse.map_or(0, |fuse| fuse.failures),
+        fuse_window_ticks: fuse.map_or(0, |fuse| idle_ticks(fuse.window).into()),
+        reserved: [0; 2],
     }
+}
+
+/// What is counted of a service's flows.
+fn signal_flags(setup: SignalSetup) -> u16 {
+    let peek = match setup.observe {
+        Observe::None => 0,
+        Observe::Http1 => SERVICE_PEEK_HTTP1,
+        Observe::Tls => SERVICE_PEEK_TLS,
+        Observe::Dns => SERVICE_PEEK_DNS,
+    };
+    if setup.enabled { SERVICE_SIGNALS | peek } else { 0 }
 }
 
 /// The entry of its canary port, if it has one.
@@ -186,6 +203,7 @@ mod tests {
             udp_idle: Duration::from_secs(60),
             maglev_slots: 1021,
             when_empty: WhenEmpty::Drop,
+            signals: SignalSetup::default(),
             pools: [
                 vec![backend("10.0.0.1:80", Standing::Serving), backend("10.0.0.2:80", Standing::Draining)],
                 vec![backend("10.0.0.3:80", Standing::Down)],
@@ -209,7 +227,7 @@ mod tests {
         for (value, version) in [(46, Some(Version::V2)), (0, Some(Version::V1)), (63, Some(Version::V2)), (1, None)] {
             assert_eq!(own.dscp_pin(value), version, "{value}");
         }
-        assert_eq!(own.flags, SERVICE_DSCP_PINS);
+        assert_eq!(own.flags, SERVICE_DSCP_PINS | SERVICE_SIGNALS);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::{
     pools::Regions,
     preflight::Interface,
     setup::{ServiceSetup, Setup, Shards},
+    signals::Shape,
     sources::{self, Placement, Refusal},
 };
 use crate::decide::owners::{self, OwnerTable};
@@ -32,6 +33,7 @@ pub(super) struct Blueprint {
     pub(super) regions: Regions,
     /// In the order of the setup.
     pub(super) places: Vec<Place>,
+    pub(super) signals: Shape,
     /// The weight of each shard of each service, in order.
     weights: Vec<Weight>,
 }
@@ -56,6 +58,7 @@ impl Blueprint {
         })?;
         let mut blueprint = Self {
             regions: Regions::new(setup.services.iter().map(|service| service.maglev_slots)),
+            signals: Shape::new(&inventory)?,
             inventory,
             sources,
             places: Vec::new(),
@@ -79,6 +82,7 @@ impl Blueprint {
             weights: u32::try_from(self.weights.len()).unwrap_or(u32::MAX),
             groups: self.regions.groups(),
             source_slots: addresses * u32::from(setup.source_ports.count),
+            signals: self.signals,
         }
     }
 
@@ -117,6 +121,9 @@ pub(super) fn fill(
         source_port_first: setup.source_ports.first,
         source_port_count: setup.source_ports.count,
         hops_until: 0,
+        signal_rows: blueprint.signals.rows,
+        signal_services: blueprint.signals.services,
+        signal_stripes: blueprint.signals.stripes,
     });
     for (&index, &address) in &blueprint.sources.addresses {
         maps.set_source(index, address.into());

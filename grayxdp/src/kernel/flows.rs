@@ -15,7 +15,7 @@ use grayxdp_common::{
     ids::{BackendId, Version},
     layout::{
         FLOW_SEVER, FLOW_TICK_SHIFT, FLOW_UDP, FlowBucket, FlowEntry, FlowOwner, FlowSeen, FlowState, IdleTicks,
-        flow_tick, long_flow_tick,
+        SEEN_FAULT, Signal, flow_tick, long_flow_tick,
     },
     limits::{BACKENDS_MAX, FLOW_ENTRIES_PER_BUCKET},
 };
@@ -30,6 +30,8 @@ const FLOWS_PER_BUCKET: u32 = 4;
 
 /// Byte of an entry that says of what kind the flow is.
 const KIND_BYTE: usize = std::mem::offset_of!(FlowEntry, seen) + std::mem::offset_of!(FlowSeen, kind);
+/// Byte of an entry that says what the backend sent.
+const BACKEND_BYTE: usize = std::mem::offset_of!(FlowEntry, seen) + std::mem::offset_of!(FlowSeen, backend);
 
 /// Buckets of a table for so many flows; 32 bytes a flow.
 pub(super) fn buckets_for(max_flows: u32) -> u32 {
@@ -39,6 +41,11 @@ pub(super) fn buckets_for(max_flows: u32) -> u32 {
 /// The most flows that a table of so many buckets is made for; what to write as `max_flows` to get it.
 pub(super) const fn flows_of(buckets: u32) -> u32 {
     buckets.saturating_mul(FLOWS_PER_BUCKET)
+}
+
+/// Entries of a table of so many buckets.
+pub(super) fn entries_of(buckets: u32) -> u32 {
+    buckets.saturating_mul(u32::try_from(FLOW_ENTRIES_PER_BUCKET).unwrap_or(1))
 }
 
 /// The present flow tick, by the clock that the packet program reads.
@@ -187,23 +194,42 @@ impl FlowTable {
         })
     }
 
-    /// Empties what has been idle for longer than its backend's limits, and counts the rest.
-    pub(super) fn sweep(&self, now_tick: u16, limits: impl Fn(BackendId) -> IdleTicks) -> Census {
+    /// Empties what has been idle for longer than its backend's limits, and counts the rest. Tells `lost` of flows that
+    /// nobody answered in time: those that are half open and, by their index, overdue, once each; and those that go.
+    pub(super) fn sweep(
+        &self,
+        now_tick: u16,
+        limits: impl Fn(BackendId) -> IdleTicks,
+        is_overdue: impl Fn(u32) -> bool,
+        mut lost: impl FnMut(u32, BackendId, Signal),
+    ) -> Census {
         let mut census = Census::default();
-        for (owner, seen) in self.entries() {
+        for (index, (owner, seen)) in (0..).zip(self.entries()) {
             let found = owner.load(Ordering::Acquire);
             let Some(backend) = FlowOwner(found).backend() else { continue };
             let seen = FlowSeen::from_word(seen.load(Ordering::Acquire));
             if !seen.is_expired(now_tick, &limits(backend)) {
                 census.count(backend, seen.state());
+                if seen.is_unanswered() && is_overdue(index) && self.mark_fault(index) {
+                    lost(index, backend, Signal::Unanswered);
+                }
             } else if empty(owner, found) {
                 census.expired += 1;
+                if let Some(signal) = loss(&seen) {
+                    lost(index, backend, signal);
+                }
             } else {
                 // Another flow has just begun there; the next sweep sees it.
                 census.live += 1;
             }
         }
         census
+    }
+
+    /// Notes that a flow whose backend has sent nothing has been counted as an error; `false` where it has spoken meanwhile.
+    fn mark_fault(&self, index: u32) -> bool {
+        let byte = self.buckets.byte(index as usize * size_of::<FlowEntry>() + BACKEND_BYTE);
+        byte.is_some_and(|byte| byte.compare_exchange(0, SEEN_FAULT, Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
 
     /// Marks the TCP flows of these backends to be severed, and forgets their UDP conversations. Returns how many.
@@ -240,6 +266,17 @@ impl FlowTable {
             words.get(entry * 2).is_some_and(|owner| empty(owner, record.entry.owner.0))
         };
         self.records().filter(|record| picks(record) && forget(record)).fold(0, |sum, _| sum + 1)
+    }
+}
+
+/// The error that a flow is which ends by its time-out.
+fn loss(seen: &FlowSeen) -> Option<Signal> {
+    if seen.is_unanswered() {
+        Some(Signal::Unanswered)
+    } else if seen.state() == FlowState::Established && seen.owes_response() && seen.kind & FLOW_SEVER == 0 {
+        Some(Signal::IdleDeaths)
+    } else {
+        None
     }
 }
 

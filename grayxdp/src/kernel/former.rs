@@ -26,6 +26,7 @@ use super::{
     inventory::Numbered,
     pins::Pins,
     setup::SourcePorts,
+    signals::{Rows, Shape},
     slots::{Move, SourceSlots},
 };
 
@@ -39,6 +40,8 @@ pub(super) struct Former {
     pub(super) sources: HashMap<IpAddr, u32>,
     /// Of each program, the younger one first.
     slots: Vec<(SourcePorts, SourceSlots)>,
+    /// What each program counted. To be dropped when it has been taken over, for it keeps their maps.
+    pub(super) signals: Vec<Rows>,
 }
 
 impl Former {
@@ -109,6 +112,7 @@ impl Former {
         let control = control.get(&0, 0).map_err(KernelError::map("read what holds for all services"))?;
         let ports = SourcePorts { first: control.source_port_first, count: control.source_port_count };
         self.slots.push((ports, SourceSlots::new(&maps.data("SOURCE_SLOTS")?)?));
+        self.signals.push(Rows::of_program(Shape::of(&control), &maps.data("SIGNALS")?, &maps.data("GROUPS")?)?);
         Ok(())
     }
 

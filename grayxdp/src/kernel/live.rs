@@ -12,7 +12,10 @@ use grayxdp_common::{
     limits::ROUTES_MAX,
 };
 
-use super::{BackendSetup, DataPlane, KernelError, PinRules, entries, failure, fill, flows, inventory, no_service};
+use super::{
+    BackendSetup, DataPlane, KernelError, PinRules, entries, failure, fill, flows, inventory, no_service,
+    signals::serves_as,
+};
 
 impl DataPlane {
     /// Makes these the backends of v1 and v2 of a service. Whoever is new gets new flows; whoever left keeps the flows that
@@ -30,11 +33,19 @@ impl DataPlane {
         let mut after = inventory::take(&services, &before).map_err(|refusal| refusal.into_error(&self.setup.bpffs))?;
         self.give_next_hops(&mut after);
         let owners = fill::owner_table(&services, &after, self.flow_key[0])?;
+        let known: HashMap<BackendId, BackendEntry> = before.backends.into_iter().collect();
         for &id in &after.renumbered {
             self.maps.clear_counters(id)?;
         }
-
-        let known: HashMap<BackendId, BackendEntry> = before.backends.into_iter().collect();
+        // Before the number stands for somebody else, or for another version.
+        let is_other =
+            |id: &BackendId, entry: &BackendEntry| known.get(id).is_none_or(|known| !serves_as(entry, known));
+        for (id, _) in after.entries().filter(|(id, entry)| is_other(id, entry)) {
+            self.maps.signals.rows.retire(id, known.get(&id));
+        }
+        for id in &after.dropped {
+            self.maps.signals.rows.retire(*id, known.get(id));
+        }
         for (id, entry) in after.entries().filter(|(id, entry)| !is_same(known.get(id), entry)) {
             self.maps.set_backend(id, &entry);
         }

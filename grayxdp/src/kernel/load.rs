@@ -15,6 +15,7 @@ use super::{
     flows,
     maps::{INVENTORY_MAPS, STATE_MAPS},
     pins::Pins,
+    signals::Shape,
 };
 
 /// The program that the agent loads.
@@ -32,6 +33,8 @@ pub(super) struct Capacities {
     pub(super) groups: u32,
     /// Source ports of all addresses.
     pub(super) source_slots: u32,
+    /// Of the maps of signals.
+    pub(super) signals: Shape,
 }
 
 /// Refuses pins that this agent would read wrongly, and removes those of an agent that never filled them. Returns what
@@ -75,6 +78,11 @@ pub(super) fn load(object: &[u8], pins: &Pins, capacities: Capacities) -> Result
     let mut loader = EbpfLoader::new();
     loader
         .map_max_entries("FLOWS", capacities.buckets)
+        .map_max_entries("FLOW_TIMES", flows::entries_of(capacities.buckets))
+        .map_max_entries("FLOW_NOTES", capacities.buckets)
+        .map_max_entries("SIGNALS", capacities.signals.row_count())
+        .map_max_entries("GROUPS", capacities.signals.group_count())
+        .map_max_entries("FUSE_WINDOWS", capacities.signals.window_count())
         .map_max_entries("WEIGHTS", capacities.weights.max(1))
         .map_max_entries("TABLES", capacities.groups.max(1))
         .map_max_entries("SOURCE_SLOTS", capacities.source_slots.max(1));

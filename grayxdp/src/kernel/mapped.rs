@@ -82,7 +82,8 @@ impl<T: Pod> Mapped<T> {
         unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.len as usize * Self::WORDS) }
     }
 
-    fn element(&self, index: u32) -> Option<&[AtomicU64]> {
+    /// The words of one element; `None` behind the end.
+    pub(super) fn element(&self, index: u32) -> Option<&[AtomicU64]> {
         let first = index as usize * Self::WORDS;
         self.words().get(first..first + Self::WORDS)
     }

@@ -22,15 +22,25 @@ use grayxdp_common::{
     weight::Threshold,
 };
 
-use super::{KernelError, flows::FlowTable, grace::Grace, mapped::Mapped, pools::Change, slots::SourceSlots};
+use super::{
+    KernelError,
+    flows::FlowTable,
+    fuses::Fuses,
+    grace::Grace,
+    mapped::Mapped,
+    pools::Change,
+    signals::{Shape, SignalMaps},
+    slots::SourceSlots,
+};
 use crate::decide::owners::OwnerTable;
 
 mod explain;
 
 /// Maps that outlive programs; pinned under their names.
-pub(super) const STATE_MAPS: [&str; 4] = ["META", "FLOWS", "VERDICTS", "COUNTERS"];
+pub(super) const STATE_MAPS: [&str; 7] = ["META", "FLOWS", "FLOW_TIMES", "FLOW_NOTES", "VERDICTS", "COUNTERS", "FUSES"];
 /// Maps of one program that the next agent reads; pinned under their names and the program's number.
-pub(super) const INVENTORY_MAPS: [&str; 6] = ["CONTROL", "SERVICES", "WEIGHTS", "BACKENDS", "SOURCES", "SOURCE_SLOTS"];
+pub(super) const INVENTORY_MAPS: [&str; 8] =
+    ["CONTROL", "SERVICES", "WEIGHTS", "BACKENDS", "SOURCES", "SOURCE_SLOTS", "SIGNALS", "GROUPS"];
 
 // Words of values that are changed under a running program.
 const CONTROL_ROUTES: usize = std::mem::offset_of!(Control, routes) / 8;
@@ -75,18 +85,14 @@ pub(super) struct Maps {
     grace: Grace,
     pub(super) slots: SourceSlots,
     pub(super) flows: FlowTable,
+    pub(super) signals: SignalMaps,
+    pub(super) fuses: Fuses,
     pub(super) events: Option<RingBuf<MapData>>,
 }
 
 impl Maps {
     /// Takes the maps out of a loaded object.
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
-        fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, KernelError> {
-            T::try_from(map).map_err(KernelError::map("use a map of the program"))
-        }
-        fn mapped<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Mapped<T>, KernelError> {
-            Mapped::new(name, &array(name, take(ebpf, name)?)?)
-        }
+    pub(super) fn take(ebpf: &mut Ebpf, shape: Shape) -> Result<Self, KernelError> {
         Ok(Self {
             meta: typed(take(ebpf, "META")?)?,
             control: mapped(ebpf, "CONTROL")?,
@@ -106,7 +112,9 @@ impl Maps {
             grace: Grace::default(),
             slots: SourceSlots::new(&array("SOURCE_SLOTS", take(ebpf, "SOURCE_SLOTS")?)?)?,
             flows: FlowTable::new(&array("FLOWS", take(ebpf, "FLOWS")?)?)?,
-            events: Some(typed(take(ebpf, "EVENTS")?)?),
+            signals: SignalMaps::take(ebpf, shape)?,
+            fuses: Fuses::take(ebpf, shape)?,
+            events: Some(take_ring(ebpf, "EVENTS")?),
         })
     }
 
@@ -289,6 +297,20 @@ impl Maps {
         };
         Verdict::ALL.into_iter().map(read).collect()
     }
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(map: Map) -> Result<T, KernelError> {
+    T::try_from(map).map_err(KernelError::map("use a map of the program"))
+}
+
+/// Takes an array and maps it into memory.
+pub(super) fn mapped<T: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Mapped<T>, KernelError> {
+    Mapped::new(name, &array(name, take(ebpf, name)?)?)
+}
+
+/// Takes a ring buffer.
+pub(super) fn take_ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, KernelError> {
+    typed(take(ebpf, name)?)
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {

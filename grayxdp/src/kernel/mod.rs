@@ -14,6 +14,7 @@ mod events;
 mod fill;
 mod flows;
 mod former;
+mod fuses;
 mod grace;
 mod handover;
 mod inventory;
@@ -28,6 +29,7 @@ mod pins;
 mod pools;
 mod preflight;
 mod setup;
+mod signals;
 mod slots;
 mod sources;
 
@@ -45,17 +47,21 @@ use grayxdp_common::{
     weight::Weight,
 };
 
-use self::{attach::Plan, fill::Blueprint, former::Former, handover::Survival, maps::Maps, pins::Pins};
+use self::{
+    attach::Plan, fill::Blueprint, former::Former, handover::Survival, maps::Maps, pins::Pins, signals::SignalCache,
+};
 pub use self::{
     error::KernelError,
     events::{TraceEvents, Traced, interface_name},
     flows::{Census, Flow, now_ns},
+    fuses::{Blown, FuseAlarms, FuseState},
     observe::{BackendReading, FlowReading, TestOutcome},
     pins::AttachedMode,
     setup::{
-        BackendSetup, ForwardMode, Network, PinRules, ServiceSetup, Setup, Shards, SourcePorts, Standing, WhenEmpty,
-        idle_ticks,
+        BackendSetup, ForwardMode, Network, PinRules, ServiceSetup, Setup, Shards, SignalSetup, SourcePorts, Standing,
+        WhenEmpty, idle_ticks,
     },
+    signals::{BackendSignals, ServiceSignals, SignalReadings, is_seen_one_sided},
 };
 
 /// An interface that the program runs on.
@@ -98,6 +104,7 @@ pub struct DataPlane {
     retired_at: HashMap<BackendId, Instant>,
     /// The last sweep, and when it began.
     census: Option<(Instant, Census)>,
+    signal_cache: SignalCache,
 }
 
 impl DataPlane {
@@ -139,6 +146,7 @@ impl DataPlane {
                 next_hops: HashMap::new(),
                 retired_at: HashMap::new(),
                 census: None,
+                signal_cache: SignalCache::default(),
             }),
             Err(error) => {
                 let cleaned = if fresh { pins.remove_all() } else { pins.remove_programs_but(&programs) };
@@ -161,7 +169,7 @@ impl DataPlane {
     ) -> Result<(Ebpf, u32, Maps, Blueprint, [u64; 2]), KernelError> {
         let capacities = blueprint.capacities(setup);
         let (mut ebpf, program) = load::load(object, pins, capacities)?;
-        let mut maps = Maps::take(&mut ebpf)?;
+        let mut maps = Maps::take(&mut ebpf, capacities.signals)?;
         if meta.is_some() && is_nothing_running {
             // Without a program's maps the numbers in the flow table mean nothing.
             let flows = fill::forget_state(&mut maps)?;
@@ -261,17 +269,29 @@ impl DataPlane {
         let sources = self.blueprint.source_addresses();
         let ports = self.setup.source_ports;
         self.former.copy_slots(&self.maps.slots, &sources, ports);
+        self.inherit_signals();
         let attached = plan.carry_out(load::xdp(&mut self.ebpf)?, &self.pins, self.setup.xdp_mode)?;
         self.former.copy_slots(&self.maps.slots, &sources, ports);
         let (attachments, links) = attached.into_iter().unzip();
         self.links = links;
         self.fresh = false;
         self.maps.go_live();
+        self.inherit_signals();
+        self.former.signals.clear();
+        for slot in self.blueprint.inventory.services.iter().filter(|slot| !slot.known || slot.canary_replaced) {
+            self.maps.fuses.arm(slot.id);
+        }
         let now = Instant::now();
         self.retired_at = self.blueprint.inventory.retired.iter().map(|(id, _)| (*id, now)).collect();
         self.forget_what_cannot_go_on();
         self.pins.remove_programs_but(&[self.program])?;
         Ok(attachments)
+    }
+
+    /// What the former programs counted goes on being counted.
+    fn inherit_signals(&self) {
+        let (former, inventory) = (&self.former, &self.blueprint.inventory);
+        self.maps.signals.rows.inherit(&former.signals, &former.numbered, inventory);
     }
 
     fn forget_what_cannot_go_on(&self) {

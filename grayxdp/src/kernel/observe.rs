@@ -94,7 +94,15 @@ impl DataPlane {
         let limits = self.idle_limits();
         let default = self.setup.idle;
         let limit = |id: BackendId| limits.get(usize::from(id.raw())).copied().unwrap_or(default);
-        let census = self.maps.flows.sweep(now_tick(), limit);
+        let watched: HashMap<BackendId, BackendEntry> =
+            self.blueprint.inventory.entries().filter(|(_, entry)| self.is_watched(entry)).collect();
+        let (signals, now) = (&self.maps.signals, Self::begin_now());
+        let lost = |index, id: BackendId, signal| {
+            if let Some(entry) = watched.get(&id) {
+                signals.count_error(index, id, entry, signal);
+            }
+        };
+        let census = self.maps.flows.sweep(now_tick(), limit, |index| signals.is_overdue(index, now), lost);
         &self.census.insert((began, census)).1
     }
 
@@ -111,6 +119,12 @@ impl DataPlane {
         services
             .flat_map(|service| self.backends(service).into_iter().map(move |each| reading(service, each)))
             .collect()
+    }
+
+    /// Whether the flows of a backend are watched for signals.
+    fn is_watched(&self, backend: &BackendEntry) -> bool {
+        let index = self.blueprint.inventory.service_index(ServiceId(backend.service.into()));
+        index.and_then(|index| self.setup.services.get(index)).is_some_and(|service| service.signals.enabled)
     }
 
     /// By backend: a UDP conversation's limit is its service's own.

@@ -15,7 +15,7 @@ use grayxdp_common::{
 
 use crate::{
     cidr,
-    config::{self, Backend, Config, Key, Pool, Protocol, ServiceConfig, XdpMode},
+    config::{self, Backend, Config, Fuse, Key, Observe, Pool, Protocol, ServiceConfig, XdpMode},
     decide::{
         pin::{Pin, PinRule},
         shards::Sharding,
@@ -77,8 +77,27 @@ pub struct ServiceSetup {
     pub maglev_slots: u32,
     /// What becomes of new flows to a version without a live backend.
     pub when_empty: WhenEmpty,
+    /// What is counted of its flows.
+    pub signals: SignalSetup,
     /// Backends of v1 and of v2.
     pub pools: [Vec<BackendSetup>; 2],
+}
+
+/// What is counted of a service's flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignalSetup {
+    /// Whether anything is. Off only where the cost is measured.
+    pub enabled: bool,
+    /// What responses are looked into for.
+    pub observe: Observe,
+    /// When the kernel itself sends new flows back to v1.
+    pub fuse: Option<Fuse>,
+}
+
+impl Default for SignalSetup {
+    fn default() -> Self {
+        Self { enabled: true, observe: Observe::None, fuse: None }
+    }
 }
 
 /// How packets reach the backends.
@@ -260,6 +279,7 @@ impl From<&ServiceConfig> for ServiceSetup {
                 config::WhenEmpty::OtherVersion => WhenEmpty::OtherVersion,
                 config::WhenEmpty::Drop => WhenEmpty::Drop,
             },
+            signals: SignalSetup { enabled: true, observe: service.observe, fuse: service.fuse },
             pools: [pool(&service.v1), pool(&service.v2)],
         }
     }

@@ -7,7 +7,7 @@ use grayxdp_common::layout::IdleTicks;
 use super::*;
 use crate::{
     config::{Key as HashKey, Protocol, XdpMode},
-    kernel::{BackendSetup, ForwardMode, PinRules, ServiceSetup, Shards, Standing, WhenEmpty},
+    kernel::{BackendSetup, ForwardMode, PinRules, ServiceSetup, Shards, SignalSetup, Standing, WhenEmpty},
 };
 
 const MACS: [u8; 12] = [1; 12];
@@ -42,6 +42,7 @@ fn setup(protocol: Protocol, mode: ForwardMode) -> Setup {
             udp_idle: Duration::from_secs(6),
             maglev_slots: 1021,
             when_empty: WhenEmpty::Drop,
+            signals: SignalSetup::default(),
             pools: [vec![backend("10.0.0.1:8080")], vec![backend("10.0.0.2:8080")]],
         }],
     }

@@ -14,7 +14,8 @@ use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use grayxdp::{
     config::{Key, Protocol, XdpMode},
     kernel::{
-        BackendSetup, DataPlane, ForwardMode, PinRules, ServiceSetup, Setup, Shards, SourcePorts, Standing, WhenEmpty,
+        BackendSetup, DataPlane, ForwardMode, PinRules, ServiceSetup, Setup, Shards, SignalSetup, SourcePorts,
+        Standing, WhenEmpty,
     },
 };
 use grayxdp_common::layout::IdleTicks;
@@ -103,6 +104,7 @@ pub(crate) fn service(port: u16, v1: &[&str], v2: &[&str]) -> ServiceSetup {
         udp_idle: Duration::from_secs(60),
         maglev_slots: 1021,
         when_empty: WhenEmpty::OtherVersion,
+        signals: SignalSetup::default(),
         pools: [v1, v2].map(|pool| pool.iter().map(|address| backend(address)).collect()),
     }
 }
@@ -112,6 +114,7 @@ pub(crate) fn service(port: u16, v1: &[&str], v2: &[&str]) -> ServiceSetup {
 pub(crate) enum Segment {
     Syn,
     Ack,
+    Rst,
 }
 
 pub(crate) fn client(port: u16) -> SocketAddr {
@@ -123,7 +126,11 @@ pub(crate) fn tcp(from: SocketAddr, to: SocketAddr, segment: Segment) -> Vec<u8>
     let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 12], [2, 0, 0, 0, 0, 0xa0])
         .ipv4(source.octets(), destination.octets(), 64)
         .tcp(from.port(), to.port(), 1000, 4000);
-    let builder = if segment == Segment::Syn { builder.syn() } else { builder.ack(1) };
+    let builder = match segment {
+        Segment::Syn => builder.syn(),
+        Segment::Ack => builder.ack(1),
+        Segment::Rst => builder.rst(),
+    };
     let mut bytes = Vec::new();
     builder.write(&mut bytes, b"").expect("a vector");
     bytes

@@ -3,22 +3,27 @@
 mod fixture;
 mod live;
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
 
 use fixture::{
-    Segment::{Ack, Syn},
-    VIP, backends, client, in_namespace, ip, pins, service, setup, through,
+    Segment::{Ack, Rst, Syn},
+    VIP, backend, backends, client, in_namespace, ip, pins, service, setup, tcp, through,
 };
 use grayxdp::{
-    config::XdpMode,
-    kernel::{AttachedMode, DataPlane, ForwardMode, KernelError, ServiceSetup, Setup, Shards, SourcePorts},
+    config::{Fuse, XdpMode},
+    decide::signals::Signals,
+    kernel::{
+        AttachedMode, DataPlane, ForwardMode, FuseState, KernelError, ServiceSetup, Setup, Shards, SignalSetup,
+        SourcePorts,
+    },
 };
-use grayxdp_common::weight::Weight;
+use grayxdp_common::{ids::Version, weight::Weight};
 
 const A: &str = "10.77.2.1:8080";
 const B: &str = "10.77.2.2:8080";
 const C: &str = "10.77.2.3:8080";
 const D: &str = "10.77.2.4:8080";
+const G: &str = "10.77.2.6:8080";
 const E: &str = "10.77.2.5:8080";
 
 fn percent(hundredths: u16) -> Weight {
@@ -61,6 +66,83 @@ fn a_new_program_takes_weights_numbers_and_connections_over_and_the_old_ones_map
         assert!(!new.contains(&A.parse().expect("an address")), "{new:?}");
         plane.detach_all().expect("the pins can be removed");
         assert!(!bpffs.exists());
+    });
+}
+
+/// Opens connections, each of which is refused by whichever backend it goes to; says how many were sent on.
+fn refused(plane: &mut DataPlane, clients: std::ops::Range<u16>) -> u64 {
+    let mut sent = 0;
+    for (port, backend) in backends(plane, 80, Syn, clients) {
+        let Some(backend) = backend else { continue };
+        plane.test_run(&tcp(backend, client(port), Rst)).expect("a test run");
+        sent += 1;
+    }
+    sent
+}
+
+#[test]
+fn what_was_counted_and_a_blown_fuse_outlive_the_agent() {
+    let fuse = Some(Fuse { failures: 5, window: Duration::from_secs(60) });
+    let web = |v1: &[&str], v2: &[&str]| ServiceSetup {
+        signals: SignalSetup { fuse, ..SignalSetup::default() },
+        ..service(80, v1, v2)
+    };
+    let counts = |plane: &mut DataPlane, service: usize| {
+        let [v1, v2] = &plane.signals().services[service].versions;
+        let flows_by_group = |signals: &Signals| signals.groups.iter().map(|group| group.flows).sum::<u64>();
+        assert_eq!([flows_by_group(v1), flows_by_group(v2)], [v1.counts.flows, v2.counts.flows]);
+        [v1.counts, v2.counts]
+    };
+    in_namespace("evidence", |bpffs| {
+        let mut plane = running(&setup(bpffs, vec![web(&[A, B], &[C, D])]));
+        plane.set_weight(0, percent(10_000)).expect("a weight");
+        // One packet after the other: the fuse blows within its budget.
+        for port in 1000..1005 {
+            assert_eq!(refused(&mut plane, port..port + 1), 1);
+        }
+        assert!(matches!(plane.fuse(0), FuseState::Blown(_)));
+        assert_eq!(refused(&mut plane, 2000..2010), 10);
+        let before = counts(&mut plane, 0);
+        assert_eq!(before.map(|version| (version.flows, version.refused)), [(10, 10), (5, 5)]);
+        drop(plane);
+
+        // The canary's backend D becomes v1's, C leaves, and another service comes in front.
+        let next = setup(bpffs, vec![service(443, &[E], &[]), web(&[A, B, D], &[G])]);
+        let mut plane = running(&next);
+        assert_eq!(counts(&mut plane, 1), before);
+        assert_eq!(counts(&mut plane, 0).map(|version| version.flows), [0, 0]);
+        let others: u64 = plane
+            .signals()
+            .backends
+            .iter()
+            .filter(|one| one.version == Version::V2)
+            .map(|one| one.signals.counts.flows)
+            .sum();
+        assert_eq!(others, 0, "a new backend has a history of its own");
+        // Another canary gets another fuse.
+        assert_eq!(plane.fuse(1), FuseState::Armed);
+        drop(plane);
+
+        let mut plane = running(&next);
+        assert_eq!(counts(&mut plane, 1), before, "nothing is counted twice");
+        plane.set_weight(1, percent(10_000)).expect("a weight");
+        assert_eq!(refused(&mut plane, 3000..3001), 1);
+        for port in 3001..3005 {
+            assert_eq!(refused(&mut plane, port..port + 1), 1);
+        }
+        assert!(matches!(plane.fuse(1), FuseState::Blown(_)));
+        drop(plane);
+
+        let mut plane = running(&next);
+        assert!(matches!(plane.fuse(1), FuseState::Blown(_)), "the same canary keeps it");
+        let [v1, v2] = counts(&mut plane, 1);
+        assert_eq!((v1, v2.flows), (before[0], 10));
+        // v2's backends change while the program runs.
+        let v1 = [A, B, D].map(backend).to_vec();
+        plane.set_backends(1, [v1, vec![backend(C)]]).expect("room");
+        plane.sweep();
+        assert_eq!(counts(&mut plane, 1)[1].flows, 10);
+        plane.detach_all().expect("the pins can be removed");
     });
 }
 

@@ -223,6 +223,10 @@ pub(crate) struct Frame {
     pub(crate) payload: &'static [u8],
     /// Words of IPv4 options (no-operation).
     pub(crate) option_words: usize,
+    /// Of a TCP segment.
+    pub(crate) sequence: u32,
+    /// What a TCP segment advertises.
+    pub(crate) window: u16,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -230,6 +234,8 @@ pub(crate) enum Kind {
     Syn,
     Ack,
     Rst,
+    /// FIN and ACK.
+    Fin,
     SynAck,
     Udp,
     /// UDP without a checksum.
@@ -254,6 +260,8 @@ pub(crate) fn request(service: &str, kind: Kind, client_port: u16) -> Frame {
         kind,
         payload: b"gray",
         option_words: 0,
+        sequence: 0x1234_5678,
+        window: 0xfaf0,
     }
 }
 
@@ -321,9 +329,10 @@ impl Frame {
                 }
             }
             kind => {
-                let mut header = TcpHeader::new(self.source.1, self.destination.1, 0x1234_5678, 0xfaf0);
+                let mut header = TcpHeader::new(self.source.1, self.destination.1, self.sequence, self.window);
                 header.syn = matches!(kind, Kind::Syn | Kind::SynAck);
-                header.ack = matches!(kind, Kind::Ack | Kind::SynAck);
+                header.ack = matches!(kind, Kind::Ack | Kind::SynAck | Kind::Fin);
+                header.fin = kind == Kind::Fin;
                 header.rst = kind == Kind::Rst;
                 builder.tcp_header(header).write(&mut bytes, self.payload).expect("a vector");
             }

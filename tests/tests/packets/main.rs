@@ -3,8 +3,10 @@
 mod differential;
 mod fixture;
 mod flows;
+mod fuse;
 mod passed;
 mod placement;
 mod rewritten;
+mod signals;
 mod sources;
 mod table;

@@ -12,7 +12,7 @@ use crate::{
     },
     kernel::{BackendReading, KernelError},
 };
-use grayxdp_common::ids::Version;
+use grayxdp_common::{ids::Version, layout::FuseTally};
 
 /// While something of a release passes it is stored at least this often.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -50,11 +50,30 @@ impl<K: Kernel> Releases<K> {
         }
     }
 
+    /// A fuse that has blown stays so until it is armed again: also one that blew while no agent was there is heard of.
     fn hear_fuses(&mut self) {
-        for (index, evidence) in self.kernel.blown_fuses() {
-            if index < self.services.len() {
-                self.observe(index, Event::FuseBlown(Box::new(evidence)));
+        for (index, tally) in self.kernel.blown_fuses() {
+            let Some(service) = self.services.get(index) else { continue };
+            let release = self.release(index);
+            if release.state.is_off() {
+                continue;
             }
+            if controller::is_open(&service.policy, release) {
+                let budget = service.fuse.map_or(0, |fuse| fuse.failures);
+                self.observe(index, Event::FuseBlown(Box::new(evidence_of(tally, budget))));
+            } else {
+                tracing::warn!(
+                    service = service.name,
+                    "fuse_ignored: the release was promoted long ago; it is armed again"
+                );
+                self.arm_fuse(index);
+            }
+        }
+    }
+
+    pub(super) fn arm_fuse(&mut self, index: usize) {
+        if let Err(error) = self.kernel.arm_fuse(index) {
+            tracing::error!(service = self.services[index].name, "fuse_not_armed {error}");
         }
     }
 
@@ -68,7 +87,7 @@ impl<K: Kernel> Releases<K> {
         if judged.is_empty() {
             return;
         }
-        let (signals, counters) = match self.readings() {
+        let (mut signals, counters) = match self.readings() {
             Ok(readings) => readings,
             Err(error) => {
                 let complaint = error.to_string();
@@ -86,10 +105,8 @@ impl<K: Kernel> Releases<K> {
         }
         let mut unsaved = Vec::new();
         for index in judged {
-            let reading = signals
-                .iter()
-                .find(|each| each.service == index)
-                .map(|signals| Reading { signals: signals.clone(), unweighted: unweighted(&counters, index) });
+            let found = signals.iter().position(|each| each.service == index).map(|place| signals.swap_remove(place));
+            let reading = found.map(|signals| Reading { signals, unweighted: unweighted(&counters, index) });
             let weights = self.release(index).weights.clone();
             let judgement = self.standings[index].analysis.look(reading, &weights, elapsed).clone();
             self.observe(index, Event::Judged(judgement));
@@ -213,6 +230,23 @@ impl<K: Kernel> Releases<K> {
         );
         entry.decision.iter_mut().for_each(|decision| reason.clone_into(&mut decision.reason));
         self.journal.write(entry);
+    }
+}
+
+fn evidence_of(FuseTally { flows: [n1, n2], failures: [e1, e2] }: FuseTally, budget: u32) -> Evidence {
+    let rate = |errors: u32, flows: u32| f64::from(errors) / f64::from(flows);
+    Evidence {
+        signal: "failures".to_owned(),
+        rule: "fuse".to_owned(),
+        n1: n1.into(),
+        n2: n2.into(),
+        e1: e1.into(),
+        e2: e2.into(),
+        ratio: (e1 > 0 && n2 > 0).then(|| rate(e2, n2) / rate(e1, n1)),
+        interval: None,
+        value: e2.into(),
+        limit: budget.into(),
+        backend: None,
     }
 }
 

@@ -23,7 +23,7 @@ use grayxdp_common::weight::Weight;
 pub use self::{
     decision::Decision,
     elapse::FRESH_MAX,
-    observe::{is_judged, needs_new_evidence},
+    observe::{is_judged, is_open, needs_new_evidence},
     policy::{Analysis, Gate, OnDeadline, OnFailure, Pause, Policy, Terms},
     refusal::Refusal,
     release::{Cause, Held, NoProgress, Outside, Progress, Release, Rule, State, Verdict},
@@ -102,7 +102,7 @@ pub fn step(terms: Terms<'_>, release: &Release, event: Event) -> Result<Release
     match event {
         Event::Elapsed(passed) => Ok(elapse::elapsed(terms, release, passed)),
         Event::Judged(judgement) => Ok(observe::judged(terms, release, &judgement)),
-        Event::FuseBlown(evidence) => Ok(observe::fuse_blown(release, &evidence)),
+        Event::FuseBlown(evidence) => Ok(observe::fuse_blown(terms.policy, release, &evidence)),
         Event::External(external) => Ok(observe::external(terms, release, external)),
         Event::WeightsRefused => Ok(observe::weights_refused(release)),
         Event::WeightsTaken => Ok(observe::weights_taken(release)),

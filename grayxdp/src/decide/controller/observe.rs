@@ -15,8 +15,8 @@ pub fn is_judged(policy: &Policy, release: &Release) -> bool {
     policy.analysis.enabled && is_open(policy, release)
 }
 
-/// Whether harm still means something.
-fn is_open(policy: &Policy, release: &Release) -> bool {
+/// Whether harm still means something, be there a judge or not.
+pub fn is_open(policy: &Policy, release: &Release) -> bool {
     match release.state {
         State::Progressing | State::Frozen | State::Paused => true,
         State::Promoted => release.progress.since_promotion < policy.rollback_window,
@@ -92,8 +92,8 @@ fn harm(policy: &Policy, release: &Release, rule: Rule, evidence: &Evidence) -> 
 }
 
 /// Whatever the config says: the kernel has done it already.
-pub(super) fn fuse_blown(release: &Release, evidence: &Evidence) -> Release {
-    if release.state.is_off() {
+pub(super) fn fuse_blown(policy: &Policy, release: &Release, evidence: &Evidence) -> Release {
+    if !is_open(policy, release) {
         return release.clone();
     }
     let reason = format!(

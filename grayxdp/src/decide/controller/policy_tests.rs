@@ -664,7 +664,7 @@ proptest! {
                     }
                 }
                 Event::External(External { hold, .. }) => memory.hold = hold.is_some(),
-                Event::FuseBlown(_) if !before.state.is_off() => {
+                Event::FuseBlown(_) if is_open(&policy, &before) => {
                     memory.harm = true;
                     prop_assert_eq!((after.state, after.rule), (RolledBack, Rule::Fuse));
                 }

@@ -205,6 +205,6 @@ impl Line {
         let dispersion = self.residual.value().max(of_groups);
         let among = bad.n2 as f64;
         self.ratio.absorb(bounds, &bad, Share { among: Some(among), ..Share::exactly(share) }, among, dispersion);
-        self.residual.absorb(bad.e2 as f64, (bad.e1 + bad.e2) as f64, (bad.n1 + bad.n2) as f64, share);
+        self.residual.absorb(bad.e2 as f64, bad.e1 as f64 + bad.e2 as f64, bad.all(), share);
     }
 }

@@ -70,8 +70,12 @@ pub(super) struct Counted {
 impl Counted {
     /// v2's share of what could go bad; `None` if nothing could.
     pub(super) fn share(&self) -> Option<f64> {
-        let n = self.n1 + self.n2;
-        (n > 0).then(|| self.n2 as f64 / n as f64)
+        (self.all() > 0.0).then(|| self.n2 as f64 / self.all())
+    }
+
+    /// How many there were, of both versions.
+    pub(super) const fn all(&self) -> f64 {
+        self.n1 as f64 + self.n2 as f64
     }
 
     /// Adds what came later.

@@ -125,7 +125,7 @@ impl Judge {
 
     fn share_evidence(&self) -> Evidence {
         let (n1, n2, expected2) = self.share.counted();
-        let n = ((n1 + n2) as f64).max(1.0);
+        let n = (n1 as f64 + n2 as f64).max(1.0);
         Evidence { n1, n2, value: n2 as f64 / n, limit: expected2 / n, ..plain("share", "e-process") }
     }
 
@@ -133,8 +133,7 @@ impl Judge {
         let of = |kind: Kind| self.comparisons.iter().find(|each| each.kind == kind).map(Comparison::counted);
         let flows = of(Kind::Errors).unwrap_or_default();
         let counted = comparison.counted();
-        let n = counted.n1 + counted.n2;
-        n > 0 && n as f64 >= WORTH_WAITING * (flows.n1 + flows.n2) as f64
+        counted.all() > 0.0 && counted.all() >= WORTH_WAITING * flows.all()
     }
 
     fn comparison_evidence(&self, kind: Kind, test: &RatioTest, log_value: f64) -> Evidence {
@@ -165,7 +164,7 @@ impl Judge {
         let missing = missing + MIXTURE_COST * (1.0 - progress);
         let flows = self.comparisons.first().map(Comparison::counted).unwrap_or_default();
         let counted = test.ledger().counted();
-        let per_flow = (counted.n1 + counted.n2) as f64 / ((flows.n1 + flows.n2) as f64).max(1.0);
+        let per_flow = counted.all() / flows.all().max(1.0);
         let base = counted.e1 as f64 / (counted.n1 as f64).max(1.0);
         let traffic = Traffic { rate1: self.rates.0 * per_flow, rate2: self.rates.1 * per_flow, base };
         let dispersion = self.dispersion_of(comparison);

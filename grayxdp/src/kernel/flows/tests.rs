@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use grayxdp_common::{
     ids::{Be16, ServiceId},
-    layout::{Address, FlowHash, SEEN_FIN, SEEN_PACKET, SEEN_SEGMENT},
+    layout::{Address, FlowHash, SEEN_FIN, SEEN_PACKET, SEEN_SEGMENT, SEEN_TURN},
 };
 
 use super::*;
@@ -31,6 +31,42 @@ fn seen(last_tick: u16, client: u8, backend: u8, kind: u8) -> FlowSeen {
     FlowSeen { last_tick, client, backend, kind, ..FlowSeen::default() }
 }
 
+/// Nothing is overdue, and nobody hears what was lost.
+fn sweep(table: &FlowTable, now: u16, limits: impl Fn(BackendId) -> IdleTicks) -> Census {
+    table.sweep(now, limits, |_| false, |_, _, _| ())
+}
+
+#[test]
+fn a_sweep_tells_once_of_who_was_not_answered() {
+    let table = table(128);
+    let turn = SEEN_TURN;
+    for (entry, backend, seen) in [
+        // Overdue; overdue, but counted; not overdue; met in its middle.
+        (0, 1, seen(100, SEEN_PACKET, 0, 0)),
+        (1, 2, seen(100, SEEN_PACKET, SEEN_FAULT, 0)),
+        (2, 3, seen(100, SEEN_PACKET, 0, 0)),
+        (3, 4, seen(100, BOTH, 0, 0)),
+        // Idle for too long: half open, owed a response, owed none, severed, and UDP.
+        (4, 5, seen(80, SEEN_PACKET, 0, 0)),
+        (5, 6, seen(0, BOTH | turn, BOTH, 0)),
+        (6, 7, seen(0, BOTH | turn, BOTH | turn, 0)),
+        (7, 8, seen(0, BOTH | turn, BOTH, FLOW_SEVER)),
+        (8, 9, seen(0, SEEN_PACKET | turn, 0, FLOW_UDP)),
+        (9, 10, seen(0, SEEN_PACKET | turn, SEEN_PACKET, FLOW_UDP)),
+    ] {
+        put(&table, entry, backend, seen);
+    }
+    let told = || {
+        let mut told = Vec::new();
+        let limits = |_| IdleTicks { established: 50, ..LIMITS };
+        table.sweep(100, limits, |index| index < 2, |_, backend, signal| told.push((backend.raw(), signal)));
+        told
+    };
+    let expected = [(1, Signal::Unanswered), (5, Signal::Unanswered), (6, Signal::IdleDeaths), (9, Signal::Unanswered)];
+    assert_eq!(told(), expected);
+    assert_eq!(told(), []);
+}
+
 #[test]
 fn a_sweep_empties_what_is_idle_and_counts_the_rest_by_backend_and_state() {
     let table = table(128);
@@ -46,13 +82,13 @@ fn a_sweep_empties_what_is_idle_and_counts_the_rest_by_backend_and_state() {
     }
     // The third backend's service has a shorter time-out of its own.
     let limits = |backend: BackendId| IdleTicks { udp: if backend == id(3) { 19 } else { 60 }, ..LIMITS };
-    let census = table.sweep(100, limits);
+    let census = sweep(&table, 100, limits);
     assert_eq!((census.expired, census.live), (3, 3));
     assert_eq!((census.active(id(1), FlowState::HalfOpen), census.active(id(1), FlowState::Established)), (1, 1));
     assert_eq!((census.active(id(2), FlowState::Closing), census.of(id(2)), census.of(id(3))), (1, 1, 0));
     let left: Vec<_> = table.records().map(|record| (record.bucket, record.slot, record.backend.raw())).collect();
     assert_eq!(left, [(0, 0, 1), (1, 1, 1), (125, 0, 2)]);
-    assert_eq!(table.sweep(100, limits).expired, 0);
+    assert_eq!(sweep(&table, 100, limits).expired, 0);
 }
 
 #[test]
@@ -107,7 +143,7 @@ fn a_million_flows_are_swept_in_a_moment() {
         word.store(seen(100, BOTH, BOTH, 0).to_word(), Ordering::Relaxed);
     }
     let start = Instant::now();
-    let census = table.sweep(101, |_| LIMITS);
+    let census = sweep(&table, 101, |_| LIMITS);
     let swept = start.elapsed();
     assert_eq!((census.live, census.expired), (1 << 20, 0));
     let start = Instant::now();

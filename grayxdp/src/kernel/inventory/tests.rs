@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use super::*;
 use crate::{
     config::{Key, Protocol},
-    kernel::setup::{ForwardMode, PinRules, Shards, WhenEmpty},
+    kernel::setup::{ForwardMode, PinRules, Shards, SignalSetup, WhenEmpty},
 };
 
 fn service(port: u16, v1: &[&str], v2: &[&str]) -> ServiceSetup {
@@ -26,6 +26,7 @@ fn service(port: u16, v1: &[&str], v2: &[&str]) -> ServiceSetup {
         udp_idle: Duration::from_secs(60),
         maglev_slots: 1021,
         when_empty: WhenEmpty::OtherVersion,
+        signals: SignalSetup::default(),
         pools: [v1.iter().map(backend).collect(), v2.iter().map(backend).collect()],
     }
 }

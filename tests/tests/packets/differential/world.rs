@@ -9,7 +9,8 @@ use std::{
 use grayxdp::{
     config::{Key, Protocol, XdpMode},
     kernel::{
-        BackendSetup, ForwardMode, Network, PinRules, ServiceSetup, Setup, Shards, SourcePorts, Standing, WhenEmpty,
+        BackendSetup, ForwardMode, Network, PinRules, ServiceSetup, Setup, Shards, SignalSetup, SourcePorts, Standing,
+        WhenEmpty,
     },
     model::{Exit, Way, Ways},
 };
@@ -71,6 +72,7 @@ impl Builder {
             udp_idle: Duration::from_secs(600),
             maglev_slots: 1021,
             when_empty: WhenEmpty::OtherVersion,
+            signals: SignalSetup::default(),
             pools: pools(is_v4, 8000 + number),
         };
         change(&mut service);

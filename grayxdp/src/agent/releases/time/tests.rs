@@ -200,25 +200,33 @@ fn a_fuse_that_has_blown_rolls_back() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut releases = started(directory.path());
     run(&mut releases, 15, EQUAL);
-    let evidence = Evidence {
-        signal: "failures".to_owned(),
-        rule: "fuse".to_owned(),
-        n1: 900,
-        n2: 100,
-        e1: 0,
-        e2: 50,
-        ratio: None,
-        interval: None,
-        value: 50.0,
-        limit: 50.0,
-        backend: None,
-    };
+    let tally = FuseTally { flows: [900, 100], failures: [9, 50] };
     // Of a service that there is not: not for us.
-    releases.kernel.blown = vec![(7, evidence.clone()), (WEB, evidence.clone())];
+    releases.kernel.blown = vec![(7, tally), (WEB, tally)];
     releases.advance(SECOND / 10);
     assert_eq!((releases.release(WEB).state, &releases.kernel.weights[WEB]), (State::RolledBack, &Weights::ZERO));
     let last = decisions(directory.path()).pop().expect("one");
-    assert_eq!((last.rule, last.evidence), (Rule::Fuse, Some(evidence)));
+    let evidence = last.evidence.expect("figures");
+    assert_eq!((last.rule, evidence.n1, evidence.n2, evidence.e1, evidence.e2), (Rule::Fuse, 900, 100, 9, 50));
+    assert_eq!((evidence.value, evidence.limit, evidence.ratio), (50.0, 20.0, Some(50.0)));
+
+    // It stays blown, and is armed for the next try.
+    run(&mut releases, 2, EQUAL);
+    assert!(releases.kernel.blown.contains(&(WEB, tally)));
+    releases.command("web", Event::Start, PERSON).expect("again");
+    run(&mut releases, 15, EQUAL);
+    assert_eq!(releases.release(WEB).state, State::Progressing);
+
+    // One that blew while no agent was there; and one of a release that was over long ago, which only a person undoes.
+    let mut releases = killed_with_signals(directory.path(), releases);
+    releases.kernel.blown = vec![(WEB, tally)];
+    releases.advance(SECOND / 10);
+    assert_eq!(releases.release(WEB).state, State::RolledBack);
+    releases.command("web", Event::Promote, PERSON).expect("promoted");
+    run(&mut releases, 601, EQUAL);
+    releases.kernel.blown = vec![(WEB, tally)];
+    releases.advance(SECOND / 10);
+    assert_eq!((releases.release(WEB).state, releases.kernel.blown.as_slice()), (State::Promoted, &[][..]));
 }
 
 #[test]

@@ -1,0 +1,303 @@
+//! What is counted of connections, for the judge: rows of counts and histograms, times of flows, groups of clients, fuses.
+//!
+//! Rows are striped by CPU by hand, so that the agent maps all of them and sums by plain loads; one stripe more, behind
+//! those of the CPUs, is the agent's own: what its sweeps find, and what was counted before this program.
+
+use crate::{histogram::HISTOGRAM_BUCKETS, ids::Version, limits::FLOW_ENTRIES_PER_BUCKET};
+
+macro_rules! signals {
+    ($($(#[$doc:meta])* $signal:ident: $name:literal),+ $(,)?) => {
+        /// What is counted of a backend's flows. A flow adds to at most one of `Refused`, `Unanswered`, `ServerResets`,
+        /// `IcmpUnreachable` and `IdleDeaths`.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(usize)]
+        pub enum Signal {
+            $($(#[$doc])* $signal),+
+        }
+
+        impl Signal {
+            /// All, in order.
+            pub const ALL: [Self; [$(Self::$signal),+].len()] = [$(Self::$signal),+];
+
+            /// As in output and metrics.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$signal => $name),+
+                }
+            }
+        }
+    };
+}
+
+signals! {
+    /// New connections (TCP: first SYNs) and conversations (UDP).
+    Flows: "flows",
+    /// TCP: answered by a SYN-ACK. UDP: answered. Where replies do not pass: the client went on after its SYN.
+    Established: "established",
+    /// RST in answer to a SYN.
+    Refused: "refused",
+    /// No answer to the SYN, or to the first datagram, in time.
+    Unanswered: "unanswered",
+    /// RST from the server after the connection was established.
+    ServerResets: "server_resets",
+    /// RST from the client after the connection was established; no error.
+    ClientResets: "client_resets",
+    /// ICMP errors from the backend's side that ended the wait for an answer.
+    IcmpUnreachable: "icmp_unreachable",
+    /// Established connections that ended by time-out while a response was owed.
+    IdleDeaths: "idle_deaths",
+    /// Closed by FIN from both sides.
+    Closes: "closes",
+    /// SYNs seen again.
+    SynRetransmissions: "syn_retransmissions",
+    /// Server segments with data that were watched for repetition.
+    WatchedSegments: "watched_segments",
+    /// Of these, those seen before.
+    Retransmissions: "retransmissions",
+    /// Zero windows that the server advertised.
+    ZeroWindows: "zero_windows",
+    /// Turns begun: client payload while no response was owed. UDP: a datagram, the same.
+    Requests: "requests",
+    /// Turns answered: the first server payload of each.
+    Responses: "responses",
+    /// Peeked responses that say that all is well.
+    AnswersGood: "answers_good",
+    /// Peeked responses that blame the client.
+    AnswersClientError: "answers_client_error",
+    /// Peeked responses that are the server's fault.
+    AnswersServerError: "answers_server_error",
+    /// Responses that were peeked into and could not be read.
+    AnswersUnknown: "answers_unknown",
+}
+
+/// Places for counts in a row.
+pub const SIGNAL_SLOTS: usize = 20;
+
+/// What is measured of a backend's flows; each has a histogram in the row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Timing {
+    /// First SYN to first SYN-ACK.
+    Handshake,
+    /// The first turn of a connection. UDP: every turn.
+    FirstResponse,
+    /// Later turns.
+    LaterResponse,
+    /// Begin to end of flows that were closed or reset.
+    Duration,
+}
+
+impl Timing {
+    /// All, in order.
+    pub const ALL: [Self; 4] = [Self::Handshake, Self::FirstResponse, Self::LaterResponse, Self::Duration];
+}
+
+/// Buckets of a histogram in one cache line.
+pub const BUCKETS_PER_LINE: usize = 8;
+
+/// Signals of a backend. Index of the map: stripe times rows of a stripe, plus [`crate::ids::BackendId`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C, align(64))]
+pub struct SignalRow {
+    /// By [`Signal`].
+    pub counts: [u64; SIGNAL_SLOTS],
+    /// By [`Timing`]: which lines of its histogram have ever been written (bit n: line n).
+    pub lines: [u32; Timing::ALL.len()],
+    /// Zero.
+    pub reserved: [u64; 2],
+    /// By [`Timing`], by bucket.
+    pub times: [[u64; HISTOGRAM_BUCKETS]; Timing::ALL.len()],
+}
+
+/// Groups of clients of a service's version, whose flows and errors are counted apart.
+pub const CLIENT_GROUPS: usize = 256;
+
+/// Flows and errors of one group of clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C, align(8))]
+pub struct GroupCell {
+    /// New flows.
+    pub flows: u32,
+    /// Transport errors, and peeked server errors.
+    pub errors: u32,
+}
+
+/// All groups of a version of a service. Index of the map: (stripe times services of a stripe plus
+/// [`crate::ids::ServiceId`]) times two plus [`Version`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C, align(64))]
+pub struct GroupRow {
+    /// By group.
+    pub groups: [GroupCell; CLIENT_GROUPS],
+}
+
+/// When things of a flow began. Index of the map: the entry's in the flow table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C, align(8))]
+pub struct FlowTimes {
+    /// When the SYN came, or the turn began: [`turn_time`].
+    pub turn: u32,
+    /// When the flow began: [`begin_time`]. Zero: not known, for it was met in its middle.
+    pub begun: u32,
+}
+
+/// What else is remembered of the flows of a bucket. Index of the map: the bucket's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C, align(16))]
+pub struct FlowNotes {
+    /// Of one watched flow: the low half of its fingerprint (high half of this word), and the sequence number that the
+    /// server's next new data has (low half).
+    pub expected: u64,
+    /// By place in the bucket: the client's group.
+    pub groups: [u8; FLOW_ENTRIES_PER_BUCKET],
+}
+
+/// A moment in units of 1.024 µs, which wraps after 73 minutes.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "wraps, as said above")]
+pub const fn turn_time(monotonic_ns: u64) -> u32 {
+    (monotonic_ns >> 10) as u32
+}
+
+/// Microseconds between two moments of [`turn_time`].
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the larger ones are cut off")]
+pub const fn turn_us(from: u32, to: u32) -> u32 {
+    // 1.024 = 67,109 / 2¹⁶, nearly.
+    let us = (to.wrapping_sub(from) as u64 * 67_109) >> 16;
+    if us > u32::MAX as u64 { u32::MAX } else { us as u32 }
+}
+
+/// A moment in units of 65.5 µs, which wraps after 78 hours; never zero.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "wraps, as said above")]
+pub const fn begin_time(monotonic_ns: u64) -> u32 {
+    (monotonic_ns >> 16) as u32 | 1
+}
+
+/// Microseconds between two moments of [`begin_time`].
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the larger ones are cut off")]
+pub const fn begin_us(from: u32, to: u32) -> u32 {
+    // 65.536 = 4,294,967 / 2¹⁶, nearly.
+    let us = (to.wrapping_sub(from) as u64 * 4_294_967) >> 16;
+    if us > u32::MAX as u64 { u32::MAX } else { us as u32 }
+}
+
+/// New flows and failures of both versions over some time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct FuseTally {
+    /// New connections, by [`Version`].
+    pub flows: [u32; 2],
+    /// Of these, those that were refused, reset by the server, or whose SYN had to be repeated; by [`Version`].
+    pub failures: [u32; 2],
+}
+
+impl FuseTally {
+    /// Both, added.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plus(self, more: Self) -> Self {
+        let ([a, b], [c, d]) = (self.flows, more.flows);
+        let ([e, f], [g, h]) = (self.failures, more.failures);
+        Self { flows: [a.wrapping_add(c), b.wrapping_add(d)], failures: [e.wrapping_add(g), f.wrapping_add(h)] }
+    }
+
+    /// Whether v2 has failed at least `budget` times, and far more often than v1: over four times as often, one failure of
+    /// one connection more given to v1, so that few connections prove nothing. Where v1 shows no failure at all, it is
+    /// enough that over half of v2's connections fail.
+    #[inline(always)]
+    pub const fn is_too_much(&self, budget: u32) -> bool {
+        let ([n1, n2], [f1, f2]) = (self.flows, self.failures);
+        let (n1, n2, f1, f2) = (n1 as u64, n2 as u64, f1 as u64, f2 as u64);
+        let is_far_worse = f2 * (n1 + 1) > 4 * (f1 + 1) * n2;
+        let is_broken = f1 == 0 && 2 * f2 > n2;
+        budget != 0 && f2 >= budget as u64 && (is_far_worse || is_broken)
+    }
+}
+
+/// What one CPU counts for the fuse of a service: this window's tally and that of the one before. Index of the map: stripe
+/// times services of a stripe, plus [`crate::ids::ServiceId`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C, align(64))]
+pub struct FuseWindow {
+    /// When `now` began, in flow ticks that do not wrap.
+    pub since: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Since then.
+    pub now: FuseTally,
+    /// In the window before.
+    pub before: FuseTally,
+}
+
+/// The fuse of a service, shared by all CPUs. Index of the map: [`crate::ids::ServiceId`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C, align(64))]
+pub struct FuseCell {
+    /// When it blew (monotonic clock, ns); zero: it has not.
+    pub blown_ns: u64,
+    /// What made it blow.
+    pub tally: FuseTally,
+}
+
+/// A fuse has blown: an event of a ring buffer of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C, align(8))]
+pub struct FuseAlarm {
+    /// Monotonic clock, in nanoseconds.
+    pub time_ns: u64,
+    /// [`crate::ids::ServiceId`].
+    pub service: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// What made it blow.
+    pub tally: FuseTally,
+}
+
+const _: () = assert!(Signal::ALL.len() <= SIGNAL_SLOTS);
+const _: () = assert!(HISTOGRAM_BUCKETS / BUCKETS_PER_LINE <= 32, "a bit for each line");
+const _: () = assert!(Version::ALL.len() == 2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_microseconds_within_a_thousandth_also_across_the_wrap() {
+        for (ns, tolerance_us) in [(0u64, 1), (1_024, 1), (250_000, 2), (1_000_000_000, 10), (60_000_000_000, 1000)] {
+            for start in [0u64, 5_000_000_000, (1 << 42) - 70_000] {
+                let us = u64::from(turn_us(turn_time(start), turn_time(start + ns)));
+                assert!(us.abs_diff(ns / 1000) <= tolerance_us, "{ns} from {start}: {us}");
+                let us = u64::from(begin_us(begin_time(start), begin_time(start + ns)));
+                assert!(us.abs_diff(ns / 1000) <= tolerance_us + 140, "{ns} from {start}: {us}");
+            }
+        }
+        assert_ne!(begin_time(0), 0);
+    }
+
+    #[test]
+    fn a_fuse_needs_its_budget_and_a_v1_that_does_far_better() {
+        let tally = |n1, f1, n2, f2| FuseTally { flows: [n1, n2], failures: [f1, f2] };
+        for (tally, expected) in [
+            (tally(20, 0, 20, 20), true),
+            (tally(20, 0, 19, 19), false),
+            // Few of v1's connections, but none failed, and most of v2's do.
+            (tally(0, 0, 20, 20), true),
+            (tally(2, 0, 38, 20), true),
+            (tally(2, 0, 41, 20), false),
+            // A fault that v1 shares.
+            (tally(20, 20, 20, 20), false),
+            (tally(1, 1, 50, 50), false),
+            (tally(1_000, 60, 1_000, 200), false),
+            (tally(1_000, 40, 1_000, 200), true),
+            // A base rate that v1 had too few connections to show.
+            (tally(1_000, 0, 99_000, 20), false),
+            (tally(1_000, 0, 1_000, 20), true),
+        ] {
+            assert_eq!(tally.is_too_much(20), expected, "{tally:?}");
+        }
+        assert!(!tally(20, 0, 20, 20).is_too_much(0), "no fuse");
+    }
+}

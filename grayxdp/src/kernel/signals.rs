@@ -1,0 +1,459 @@
+//! Signals as the agent reads them: what the CPUs counted, added; what was counted before this program; and what only a
+//! sweep can find.
+//!
+//! Rows are mapped into memory and only ever grow. One stripe of rows for each CPU is written by the packet program; the one
+//! behind them is the agent's own. There lies what a former program counted, so that a new agent's readings go on where the
+//! last one's ended: it is copied before the programs change, and once more when the former one has ended. What was counted
+//! for a backend that serves another version now, or whose number is given to another one, moves to a row of its former
+//! version's, so that a version's sums never fall.
+
+use std::{collections::HashMap, net::SocketAddr, sync::atomic::Ordering};
+
+use aya::{Ebpf, maps::MapData};
+use grayxdp_common::{
+    histogram::HISTOGRAM_BUCKETS,
+    ids::{BackendId, ServiceId, Version},
+    layout::{
+        BUCKETS_PER_LINE, BackendEntry, CLIENT_GROUPS, Control, FlowNotes, FlowTimes, GroupCell, GroupRow, NO_SERVICE,
+        SIGNAL_SLOTS, Signal, SignalRow, Timing, begin_time,
+    },
+    limits::{BACKENDS_MAX, FLOW_ENTRIES_PER_BUCKET},
+};
+
+use super::{
+    DataPlane, KernelError, entries, flows,
+    inventory::{Inventory, Numbered},
+    mapped::Mapped,
+    maps::mapped,
+};
+use crate::decide::signals::{Counts, GroupCounts, Histogram, Signals};
+
+/// Half-open flows older than this have not been answered in time: 4 s, in units of [`begin_time`]. A SYN is repeated after
+/// one second, and after two more.
+const OVERDUE: u32 = 4_000_000_000_u64.div_ceil(1 << 16) as u32;
+/// Backends that may come while a program runs, besides as many as there are: those beyond are not watched.
+const ROWS_SPARE: u32 = 32;
+
+/// What was counted of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceSignals {
+    /// Whether replies do not pass here: then only what [`is_seen_one_sided`] names is counted, and nothing is timed but how
+    /// long flows last. What is zero elsewhere is not known.
+    pub one_sided: bool,
+    /// Of v1 and of v2, with the groups of their clients; of backends that left, too.
+    pub versions: [Signals; 2],
+}
+
+/// What was counted of a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendSignals {
+    /// Index into the config's services.
+    pub service: usize,
+    /// The version that it serves.
+    pub version: Version,
+    /// Where it serves.
+    pub address: SocketAddr,
+    /// Since it serves this version; without groups.
+    pub signals: Signals,
+}
+
+/// All signals, cumulative: [`Signals::since`] tells what came between two readings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SignalReadings {
+    /// In the order of the config.
+    pub services: Vec<ServiceSignals>,
+    /// The backends of the config.
+    pub backends: Vec<BackendSignals>,
+}
+
+/// Whether a signal can be counted where only clients' packets pass.
+pub const fn is_seen_one_sided(signal: Signal) -> bool {
+    matches!(
+        signal,
+        Signal::Flows
+            | Signal::Established
+            | Signal::Unanswered
+            | Signal::ClientResets
+            | Signal::Closes
+            | Signal::SynRetransmissions
+    )
+}
+
+/// How rows lie in their maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// CPUs.
+    pub(super) stripes: u32,
+    /// Rows for backends in each stripe.
+    pub(super) rows: u16,
+    /// Services in each stripe.
+    pub(super) services: u16,
+}
+
+impl Shape {
+    /// For what there is, with room for backends that come later.
+    pub(super) fn new(inventory: &Inventory) -> Result<Self, KernelError> {
+        let stripes =
+            aya::util::nr_cpus().map_err(|(_, error)| KernelError::io("read", "/sys/devices/system/cpu")(error))?;
+        let highest = inventory.entries().map(|(id, _)| u32::from(id.raw())).max().unwrap_or(0);
+        let rows = (highest * 2 + ROWS_SPARE).min(BACKENDS_MAX);
+        let services = inventory.services.iter().map(|slot| slot.id.0 + 1).max().unwrap_or(1);
+        Ok(Self {
+            stripes: u32::try_from(stripes).unwrap_or(1),
+            rows: u16::try_from(rows).unwrap_or(0),
+            services: u16::try_from(services).unwrap_or(0),
+        })
+    }
+
+    /// Of a program, by what its map of all services' values says.
+    pub(super) const fn of(control: &Control) -> Self {
+        Self { stripes: control.signal_stripes, rows: control.signal_rows, services: control.signal_services }
+    }
+
+    /// Elements of the map of rows.
+    pub(super) const fn row_count(self) -> u32 {
+        (self.stripes + 1) * self.rows as u32 + self.services as u32 * 2
+    }
+
+    /// Elements of the map of groups.
+    pub(super) const fn group_count(self) -> u32 {
+        (self.stripes + 1) * self.services as u32 * 2
+    }
+
+    /// Elements of the map of the fuses' windows.
+    pub(super) const fn window_count(self) -> u32 {
+        self.stripes * self.services as u32
+    }
+
+    /// Every row of a backend, the agent's own last; none for one that is not watched.
+    fn rows_of(self, id: BackendId) -> impl Iterator<Item = u32> + Clone {
+        let (rows, id) = (u32::from(self.rows), u32::from(id.raw()));
+        (0..=self.stripes).filter(move |_| id < rows).map(move |stripe| stripe * rows + id)
+    }
+
+    fn own_row(self, id: BackendId) -> Option<u32> {
+        self.rows_of(id).last()
+    }
+
+    /// The row of what was counted for a version by backends that have none any more.
+    fn past_row(self, service: ServiceId, version: Version) -> Option<u32> {
+        let is_there = service.0 < u32::from(self.services);
+        is_there.then(|| (self.stripes + 1) * u32::from(self.rows) + service.pool(version))
+    }
+
+    /// Every row of a version's groups, the agent's own last.
+    fn groups_of(self, service: ServiceId, version: Version) -> impl Iterator<Item = u32> + Clone {
+        let services = u32::from(self.services);
+        let stripes = (0..=self.stripes).filter(move |_| service.0 < services);
+        stripes.map(move |stripe| stripe * services * 2 + service.pool(version))
+    }
+}
+
+/// The maps that signals are in.
+pub(super) struct SignalMaps {
+    pub(super) rows: Rows,
+    times: Mapped<FlowTimes>,
+    notes: Mapped<FlowNotes>,
+}
+
+/// Rows and groups of one program.
+pub(super) struct Rows {
+    shape: Shape,
+    rows: Mapped<SignalRow>,
+    groups: Mapped<GroupRow>,
+}
+
+impl SignalMaps {
+    pub(super) fn take(ebpf: &mut Ebpf, shape: Shape) -> Result<Self, KernelError> {
+        Ok(Self {
+            rows: Rows { shape, rows: mapped(ebpf, "SIGNALS")?, groups: mapped(ebpf, "GROUPS")? },
+            times: mapped(ebpf, "FLOW_TIMES")?,
+            notes: mapped(ebpf, "FLOW_NOTES")?,
+        })
+    }
+
+    /// Whether a flow that is still half open should have been answered by now.
+    pub(super) fn is_overdue(&self, entry: u32, now: u32) -> bool {
+        let begun = self.times.load(entry).map_or(0, |times| times.begun);
+        let age = now.wrapping_sub(begun);
+        // One that begins now may seem to begin later than this look began.
+        begun != 0 && (OVERDUE..1 << 31).contains(&age)
+    }
+
+    /// Counts an error that a sweep found, for a backend of a version of a service.
+    pub(super) fn count_error(&self, entry: u32, id: BackendId, backend: &BackendEntry, signal: Signal) {
+        self.rows.add_one(self.rows.shape.own_row(id), signal);
+        let entries = u32::try_from(FLOW_ENTRIES_PER_BUCKET).unwrap_or(1);
+        let group = self.notes.load(entry / entries).and_then(|notes| {
+            let place = usize::try_from(entry % entries).unwrap_or(0);
+            notes.groups.get(place).copied()
+        });
+        let row = self.rows.shape.groups_of(ServiceId(backend.service.into()), version_of(backend)).last();
+        if let Some((group, row)) = group.zip(row) {
+            self.rows.add_group_error(row, group);
+        }
+    }
+}
+
+const fn version_of(entry: &BackendEntry) -> Version {
+    if entry.version == Version::V2 as u8 { Version::V2 } else { Version::V1 }
+}
+
+// Words of a row.
+const LINES: usize = SIGNAL_SLOTS;
+const TIMES: usize = std::mem::offset_of!(SignalRow, times) / 8;
+const _: () = assert!(std::mem::offset_of!(SignalRow, lines) / 8 == LINES);
+const _: () = assert!(size_of::<GroupCell>() == 8 && std::mem::offset_of!(GroupCell, errors) == 4);
+
+impl Rows {
+    /// Of a running program.
+    pub(super) fn of_program(shape: Shape, rows: &MapData, groups: &MapData) -> Result<Self, KernelError> {
+        Ok(Self { shape, rows: Mapped::new("SIGNALS", rows)?, groups: Mapped::new("GROUPS", groups)? })
+    }
+
+    /// Counts only, over some rows.
+    fn counts(&self, rows: impl Iterator<Item = u32>) -> [u64; SIGNAL_SLOTS] {
+        let mut sums = [0; SIGNAL_SLOTS];
+        for words in rows.filter_map(|row| self.rows.element(row)) {
+            for (sum, word) in sums.iter_mut().zip(words) {
+                *sum = u64::wrapping_add(*sum, word.load(Ordering::Relaxed));
+            }
+        }
+        sums
+    }
+
+    /// All of some rows, added.
+    fn sum(&self, rows: impl Iterator<Item = u32> + Clone) -> SignalRow {
+        // The counts first: what is timed meanwhile is in the next reading's counts.
+        let mut sum = SignalRow { counts: self.counts(rows.clone()), ..EMPTY_ROW };
+        for words in rows.filter_map(|row| self.rows.element(row)) {
+            for (timing, (into, line_bits)) in sum.times.iter_mut().zip(&mut sum.lines).enumerate() {
+                let word = words.get(LINES + timing / 2).map_or(0, |word| word.load(Ordering::Relaxed));
+                let lines = half(word, timing % 2 == 1);
+                *line_bits |= lines;
+                let first = TIMES + timing * HISTOGRAM_BUCKETS;
+                let from = words.get(first..first + HISTOGRAM_BUCKETS).unwrap_or_default();
+                let both = into.chunks_mut(BUCKETS_PER_LINE).zip(from.chunks(BUCKETS_PER_LINE));
+                for (_, (into, from)) in both.enumerate().filter(|(line, _)| lines & (1 << line) != 0) {
+                    for (sum, word) in into.iter_mut().zip(from) {
+                        *sum = sum.wrapping_add(word.load(Ordering::Relaxed));
+                    }
+                }
+            }
+        }
+        sum
+    }
+
+    fn groups(&self, rows: impl Iterator<Item = u32>) -> Vec<GroupCounts> {
+        let mut sums = vec![GroupCounts::default(); CLIENT_GROUPS];
+        for words in rows.filter_map(|row| self.groups.element(row)) {
+            for (sum, word) in sums.iter_mut().zip(words) {
+                let word = word.load(Ordering::Relaxed);
+                sum.flows = sum.flows.wrapping_add(half(word, false).into());
+                sum.errors = sum.errors.wrapping_add(half(word, true).into());
+            }
+        }
+        sums
+    }
+
+    fn add_one(&self, row: Option<u32>, signal: Signal) {
+        if let Some(word) = row.and_then(|row| self.rows.word(row, signal as usize)) {
+            word.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn add_group_error(&self, row: u32, group: u8) {
+        if let Some(word) = self.groups.word(row, group.into()) {
+            word.fetch_add(1 << 32, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets a backend's rows begin anew, and what they held be its former version's past.
+    pub(super) fn retire(&self, id: BackendId, former: Option<&BackendEntry>) {
+        let rows = self.shape.rows_of(id);
+        let past = former.filter(|entry| entry.service != NO_SERVICE).and_then(|entry| {
+            let row = self.shape.past_row(ServiceId(entry.service.into()), version_of(entry))?;
+            Some((row, self.sum(rows.clone().chain([row]))))
+        });
+        if let Some((row, sum)) = past {
+            self.rows.store(row, &sum);
+        }
+        for row in rows {
+            self.rows.store(row, &EMPTY_ROW);
+        }
+    }
+
+    /// Makes the agent's own rows what former programs counted, for whoever is still there.
+    pub(super) fn inherit(&self, former: &[Self], numbered: &Numbered, inventory: &Inventory) {
+        let stays = |service: u16| {
+            let known = numbered.services.iter().find(|(id, _)| id.0 == u32::from(service));
+            known
+                .is_some_and(|(id, endpoint)| inventory.services.iter().any(|s| s.id == *id && s.endpoint == *endpoint))
+        };
+        let present: HashMap<BackendId, BackendEntry> = inventory.entries().collect();
+        let mut groups: HashMap<(ServiceId, Version), Vec<GroupCounts>> = HashMap::new();
+        let mut sums: HashMap<u32, SignalRow> = HashMap::new();
+        let mut add = |row: Option<u32>, more: &SignalRow| {
+            if let Some(row) = row {
+                let sum = sums.entry(row).or_insert(EMPTY_ROW);
+                *sum = added(sum, more);
+            }
+        };
+        for former in former {
+            for (id, entry) in numbered.backends.iter().filter(|(_, entry)| stays(entry.service)) {
+                let is_same = present.get(id).is_some_and(|now| serves_as(now, entry));
+                let past = || self.shape.past_row(ServiceId(entry.service.into()), version_of(entry));
+                let to = if is_same { self.shape.own_row(*id) } else { None }.or_else(past);
+                add(to, &former.sum(former.shape.rows_of(*id)));
+            }
+            for slot in inventory.services.iter().filter(|slot| slot.known) {
+                for version in Version::ALL {
+                    let past = former.shape.past_row(slot.id, version);
+                    add(self.shape.past_row(slot.id, version), &former.sum(past.into_iter()));
+                    let sum =
+                        groups.entry((slot.id, version)).or_insert_with(|| vec![GroupCounts::default(); CLIENT_GROUPS]);
+                    for (sum, more) in sum.iter_mut().zip(former.groups(former.shape.groups_of(slot.id, version))) {
+                        sum.flows += more.flows;
+                        sum.errors += more.errors;
+                    }
+                }
+            }
+        }
+        for ((service, version), groups) in groups {
+            self.set_groups(service, version, &groups);
+        }
+        for (row, sum) in sums {
+            self.rows.store(row, &sum);
+        }
+    }
+
+    fn set_groups(&self, service: ServiceId, version: Version, groups: &[GroupCounts]) {
+        let Some(row) = self.shape.groups_of(service, version).last() else { return };
+        let low = |count: u64| count & u64::from(u32::MAX);
+        for (nth, group) in groups.iter().enumerate() {
+            self.groups.store_word(row, nth, low(group.flows) | low(group.errors) << 32);
+        }
+    }
+}
+
+/// Whether a backend serves the same version of the same service, as far as signals are concerned.
+pub(super) fn serves_as(now: &BackendEntry, before: &BackendEntry) -> bool {
+    (now.endpoint, now.service, now.version) == (before.endpoint, before.service, before.version)
+}
+
+const EMPTY_ROW: SignalRow = SignalRow {
+    counts: [0; SIGNAL_SLOTS],
+    lines: [0; Timing::ALL.len()],
+    reserved: [0; 2],
+    times: [[0; HISTOGRAM_BUCKETS]; Timing::ALL.len()],
+};
+
+fn added(one: &SignalRow, other: &SignalRow) -> SignalRow {
+    let mut sum = *one;
+    let counts = sum.counts.iter_mut().zip(&other.counts);
+    let times = sum.times.iter_mut().flatten().zip(other.times.iter().flatten());
+    for (sum, more) in counts.chain(times) {
+        *sum = sum.wrapping_add(*more);
+    }
+    for (sum, more) in sum.lines.iter_mut().zip(&other.lines) {
+        *sum |= more;
+    }
+    sum
+}
+
+/// One half of a word of two numbers.
+fn half(word: u64, is_high: bool) -> u32 {
+    u32::try_from(if is_high { word >> 32 } else { word & u64::from(u32::MAX) }).unwrap_or(0)
+}
+
+impl From<&SignalRow> for Signals {
+    fn from(row: &SignalRow) -> Self {
+        let [handshake, first_response, later_response, duration] = row.times.map(Histogram::new);
+        Self { counts: counts(&row.counts), handshake, first_response, later_response, duration, groups: Vec::new() }
+    }
+}
+
+fn counts(slots: &[u64; SIGNAL_SLOTS]) -> Counts {
+    let of = |signal: Signal| slots.get(signal as usize).copied().unwrap_or(0);
+    Counts {
+        flows: of(Signal::Flows),
+        established: of(Signal::Established),
+        refused: of(Signal::Refused),
+        unanswered: of(Signal::Unanswered),
+        server_resets: of(Signal::ServerResets),
+        client_resets: of(Signal::ClientResets),
+        icmp_unreachable: of(Signal::IcmpUnreachable),
+        idle_deaths: of(Signal::IdleDeaths),
+        closes: of(Signal::Closes),
+        syn_retransmissions: of(Signal::SynRetransmissions),
+        watched_segments: of(Signal::WatchedSegments),
+        retransmissions: of(Signal::Retransmissions),
+        zero_windows: of(Signal::ZeroWindows),
+        requests: of(Signal::Requests),
+        responses: of(Signal::Responses),
+        answers_good: of(Signal::AnswersGood),
+        answers_client_error: of(Signal::AnswersClientError),
+        answers_server_error: of(Signal::AnswersServerError),
+        answers_unknown: of(Signal::AnswersUnknown),
+    }
+}
+
+/// The last readings, so that only rows that have moved are read anew.
+#[derive(Default)]
+pub(super) struct SignalCache {
+    readings: SignalReadings,
+    /// By number: the counts that the sums were made at, and the sums.
+    backends: HashMap<BackendId, Kept>,
+}
+
+struct Kept {
+    entry: BackendEntry,
+    counts: [u64; SIGNAL_SLOTS],
+    signals: Signals,
+}
+
+impl DataPlane {
+    /// All signals as they are now. Where little has moved since the last time, this costs little.
+    pub fn signals(&mut self) -> &SignalReadings {
+        let rows = &self.maps.signals.rows;
+        let cache = &mut self.signal_cache;
+        let present: HashMap<BackendId, BackendEntry> = self.blueprint.inventory.entries().collect();
+        cache.backends.retain(|id, kept| present.get(id).is_some_and(|now| serves_as(now, &kept.entry)));
+        for (&id, &entry) in &present {
+            let counts = rows.counts(rows.shape.rows_of(id));
+            if cache.backends.get(&id).is_none_or(|kept| kept.counts != counts) {
+                let sum = rows.sum(rows.shape.rows_of(id));
+                cache.backends.insert(id, Kept { entry, counts, signals: Signals::from(&sum) });
+            }
+        }
+        let services = self.setup.services.iter().zip(&self.blueprint.inventory.services);
+        let service = |(setup, slot): (&super::ServiceSetup, &super::inventory::ServiceSlot)| ServiceSignals {
+            one_sided: !setup.sees_replies(),
+            versions: Version::ALL.map(|version| {
+                let mut sum = Signals::from(&rows.sum(rows.shape.past_row(slot.id, version).into_iter()));
+                sum.groups = rows.groups(rows.shape.groups_of(slot.id, version));
+                let own =
+                    |kept: &&Kept| u32::from(kept.entry.service) == slot.id.0 && version_of(&kept.entry) == version;
+                cache.backends.values().filter(own).for_each(|kept| sum.add(&kept.signals));
+                sum
+            }),
+        };
+        cache.readings.services = services.map(service).collect();
+        let backends = self.blueprint.inventory.backends.iter().map(|slot| BackendSignals {
+            service: slot.service,
+            version: slot.version,
+            address: entries::address_of(&slot.entry),
+            signals: cache.backends.get(&slot.id).map(|kept| kept.signals.clone()).unwrap_or_default(),
+        });
+        cache.readings.backends = backends.collect();
+        &cache.readings
+    }
+
+    /// The moment of a sweep, as flows' beginnings are noted.
+    pub(super) fn begin_now() -> u32 {
+        begin_time(flows::now_ns())
+    }
+}
+
+#[cfg(test)]
+mod tests;
