@@ -24,6 +24,7 @@ pub(super) const ANALYSIS_KEYS: &[&str] = &[
     "margin",
     "tolerate",
     "tolerate_latency",
+    "negligible_latency",
     "negligible",
     "max_error_rate",
     "max_p99",
@@ -135,6 +136,7 @@ fn analysis(section: &Section<'_>, default: &Analysis) -> Option<Analysis> {
     let tolerate = section.or("tolerate", judge.tolerate, |value| value::real(value, 1.0..=100.0, "1.1"));
     let tolerate_latency =
         section.or("tolerate_latency", judge.tolerate_latency, |value| value::real(value, 1.0..=100.0, "1.1"));
+    let negligible_latency = section.or("negligible_latency", judge.negligible_latency, slack);
     let negligible = section.or("negligible", judge.negligible, |value| part(value, 0.0..=50.0, "0.1"));
     let max_error_rate =
         section.or("max_error_rate", judge.max_error_rate, |value| some(part(value, 0.0001..=100.0, "2")));
@@ -156,6 +158,7 @@ fn analysis(section: &Section<'_>, default: &Analysis) -> Option<Analysis> {
             false_alarm: false_alarm?.into_inner(),
             tolerate,
             tolerate_latency: tolerate_latency?.into_inner(),
+            negligible_latency: negligible_latency?.into_inner(),
             margin: margin.into_inner(),
             negligible: negligible?.into_inner(),
             max_error_rate: max_error_rate?.into_inner(),
@@ -166,6 +169,16 @@ fn analysis(section: &Section<'_>, default: &Analysis) -> Option<Analysis> {
         freeze_after: freeze_after?.into_inner(),
         accelerate: accelerate?.into_inner(),
     })
+}
+
+/// How much longer v2's responses may take.
+fn slack(value: &DeValue<'_>) -> Result<Duration, Wrong> {
+    const MAX: Duration = Duration::from_secs(1);
+    let slack = value::duration(value)?;
+    if slack <= MAX {
+        return Ok(slack);
+    }
+    Err(Wrong::new("a duration of at most 1s", "write \"250us\" or \"2ms\", for one"))
 }
 
 /// A percent, as a part of one.
@@ -276,6 +289,7 @@ false_alarm = 0.5
 margin = 2
 tolerate = 1.1
 tolerate_latency = 1.2
+negligible_latency = "2ms"
 negligible = 0
 max_error_rate = 2.5
 max_p99 = "250ms"
@@ -294,6 +308,7 @@ accelerate = 2.5
                     margin: 2.0,
                     tolerate: 1.1,
                     tolerate_latency: 1.2,
+                    negligible_latency: Duration::from_millis(2),
                     negligible: 0.0,
                     max_error_rate: Some(0.025),
                     max_p99: Some(Duration::from_millis(250)),
@@ -350,6 +365,7 @@ accelerate = 2.5
             16,
             &["`margin` (1.5)", "not above `tolerate` (2)", "a larger `margin`"],
         ),
+        (LINEAR, "analysis = { negligible_latency = \"2s\" }", 16, &["a duration of at most 1s", "found `\"2s\"`"]),
         (LINEAR, "analysis = { on_failure = \"abort\" }", 16, &["one of `rollback`, `freeze`"]),
         (LINEAR, "analysis = { accelerate = 0.5 }", 16, &["a factor from 1 to 100"]),
         (LINEAR, "analysis = { freeze_after = \"0s\" }", 16, &["a duration from 10ms"]),

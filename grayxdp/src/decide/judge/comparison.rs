@@ -1,8 +1,12 @@
 //! One signal of both versions, compared.
 
+use std::time::Duration;
+
+use grayxdp_common::histogram::{bucket_of, lower_bound_us};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    config::JudgeConfig,
     cuts::{CUTS, Cuts},
     dispersion::Residual,
     mixture::log_sum,
@@ -135,7 +139,8 @@ impl Comparison {
     }
 
     /// Takes a tick in.
-    pub(super) fn absorb(&mut self, bounds: &Bounds, v1: &Signals, v2: &Signals, around: &Circumstances) {
+    pub(super) fn absorb(&mut self, config: &JudgeConfig, v1: &Signals, v2: &Signals, around: &Circumstances) {
+        let bounds = &config.bounds(self.kind);
         if let Some(cuts) = &mut self.cuts {
             let (one, two) = (self.kind.histogram(v1), self.kind.histogram(v2));
             let (n1, n2) = (one.count(), two.count());
@@ -145,8 +150,9 @@ impl Comparison {
             if let Some(cuts) = cuts.known() {
                 // Slow answers are still to come from connections of a time when v2 had more.
                 if !around.fell {
+                    let slack = config.slack(self.kind);
                     for (line, &cut) in self.tests.iter_mut().zip(cuts) {
-                        let (e1, e2) = (one.count_from(cut), two.count_from(cut));
+                        let (e1, e2) = (one.count_from(cut), two.count_from(later(cut, slack)));
                         let counted = Counted { n1, n2, e1, e2 };
                         line.absorb(bounds, &counted, 1.0);
                     }
@@ -206,5 +212,33 @@ impl Line {
         let among = bad.n2 as f64;
         self.ratio.absorb(bounds, &bad, Share { among: Some(among), ..Share::exactly(share) }, among, dispersion);
         self.residual.absorb(bad.e2 as f64, bad.e1 as f64 + bad.e2 as f64, bad.all(), share);
+    }
+}
+
+/// The bucket whose begin is nearest to so much after another's. Where buckets are wide beside that, it is the same one:
+/// times that long are not told apart so finely.
+fn later(bucket: usize, slack: Duration) -> usize {
+    let wanted = u128::from(lower_bound_us(bucket)) + slack.as_micros();
+    let before = bucket_of(u32::try_from(wanted).unwrap_or(u32::MAX)).max(bucket);
+    let begin = |bucket: usize| u128::from(lower_bound_us(bucket));
+    if wanted.saturating_sub(begin(before)) * 2 > begin(before + 1) - begin(before) { before + 1 } else { before }
+}
+
+#[cfg(test)]
+mod tests {
+    use grayxdp_common::histogram::HISTOGRAM_BUCKETS;
+
+    use super::*;
+
+    #[test]
+    fn slow_is_later_by_the_slack_as_finely_as_buckets_tell() {
+        for (cut, slack_us, expected) in [(100, 0, 100), (100, 250, 350), (1000, 250, 1250), (20_000, 250, 20_000)] {
+            let found = later(bucket_of(cut), Duration::from_micros(slack_us));
+            let off = lower_bound_us(found).abs_diff(expected);
+            assert!(off <= expected / 12, "{cut} + {slack_us}: {}", lower_bound_us(found));
+            assert!(found >= bucket_of(cut));
+        }
+        assert_eq!(later(bucket_of(20_000), Duration::from_micros(250)), bucket_of(20_000));
+        assert_eq!(later(HISTOGRAM_BUCKETS, Duration::ZERO), HISTOGRAM_BUCKETS);
     }
 }

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{comparison::Kind, ratio::Bounds};
 
+/// Two racks are farther apart than this.
+const HANDSHAKE_SLACK: Duration = Duration::from_millis(1);
+
 /// What the judge goes by. [`JudgeConfig::default`] says each default, and why.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct JudgeConfig {
@@ -19,6 +22,10 @@ pub struct JudgeConfig {
     /// The same of the share of responses that are slower than v1's median, 90th and 99th percentile; at least 1.
     /// Default 1.02: no two builds are equally fast, which errors can be.
     pub tolerate_latency: f64,
+    /// Responses may take so much longer on v2 before they count as slow; at most 1 s. Default 250 µs: with enough of them
+    /// even the cold caches of a server with little traffic would be found, and nobody minds those. For handshakes, which
+    /// tell of the way more than of the version, it is at least 1 ms.
+    pub negligible_latency: Duration,
     /// v2 is no worse when its rate is proven to be below so many times v1's; more than `tolerate`. Default 1.5.
     pub margin: f64,
     /// A rate that is proven to be below this one is good, whatever v1's is: where errors are very rare, a ratio could not
@@ -42,6 +49,7 @@ impl Default for JudgeConfig {
             false_alarm: 0.01,
             tolerate: 1.0,
             tolerate_latency: 1.02,
+            negligible_latency: Duration::from_micros(250),
             margin: 1.5,
             negligible: 0.001,
             max_error_rate: None,
@@ -61,6 +69,14 @@ impl JudgeConfig {
             margin: self.margin,
             negligible: self.negligible,
             alpha: self.false_alarm,
+        }
+    }
+
+    /// How much longer v2's may take before it counts as slow.
+    pub(super) fn slack(&self, kind: Kind) -> Duration {
+        match kind {
+            Kind::Handshake => self.negligible_latency.max(HANDSHAKE_SLACK),
+            _ => self.negligible_latency,
         }
     }
 }

@@ -134,7 +134,7 @@ impl Judge {
             of_answers: if v1.groups.is_empty() { of_errors } else { of_clients },
         };
         for comparison in &mut self.comparisons {
-            comparison.absorb(&self.config.bounds(comparison.kind), v1, v2, &around);
+            comparison.absorb(&self.config, v1, v2, &around);
         }
         let cap = self.log_limit() + KEPT_BEYOND;
         for limit in &mut self.limits {

@@ -6,6 +6,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const CONFIG: JudgeConfig = JudgeConfig {
     false_alarm: 0.01,
     tolerate: 1.0,
+    negligible_latency: Duration::from_micros(250),
     tolerate_latency: 1.02,
     margin: 1.5,
     negligible: 0.001,
