@@ -14,6 +14,7 @@ mod release;
 mod section;
 mod service;
 mod shards;
+mod simulation;
 mod timeouts;
 mod value;
 
@@ -30,6 +31,7 @@ pub use self::health::{Check, HealthCheck, StatusRange};
 pub use self::mode::Mode;
 pub use self::problems::{ConfigError, ConfigErrors};
 pub use self::service::{BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, BackendAddressError};
+pub use self::simulation::{SimulatedService, Simulation, part_from_text, rate_from_text};
 pub use self::timeouts::Timeouts;
 use self::{
     problems::Problems,
