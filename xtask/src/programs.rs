@@ -43,17 +43,24 @@ pub(crate) fn demo(args: &[String]) -> Result<ExitCode> {
 }
 
 /// A benchmark: its option, its package and its binary.
-const BENCHES: [(&str, &str, &str); 2] =
-    [("--packet-path", "grayxdp-bench", "grayxdp-bench"), ("--whole-path", "grayxdp-tests", "bench")];
+const BENCHES: [(&str, &str, &str); 3] = [
+    ("--packet-path", "grayxdp-bench", "grayxdp-bench"),
+    ("--whole-path", "grayxdp-tests", "bench"),
+    ("--judge", "grayxdp-bench", JUDGE_BENCH),
+];
+/// Simulates all that it measures: it needs no root.
+const JUDGE_BENCH: &str = "judge";
 
-/// One benchmark, with its arguments; or both, the packet path first.
+/// One benchmark, with its arguments; or all, the packet path first.
 pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
     let chosen: Vec<_> = BENCHES.iter().filter(|(option, ..)| args.iter().any(|arg| arg == option)).collect();
     let rest: Vec<String> =
         args.iter().filter(|arg| !BENCHES.iter().any(|(option, ..)| arg == option)).cloned().collect();
     match chosen[..] {
         [(_, package, binary)] => run_binary("the benchmark", package, binary, &rest),
-        _ if !rest.is_empty() => bail!("arguments belong to one benchmark: say --packet-path or --whole-path as well"),
+        _ if !rest.is_empty() => {
+            bail!("arguments belong to one benchmark: say --packet-path, --whole-path or --judge as well")
+        }
         _ => {
             for (_, package, binary) in BENCHES {
                 workspace::run(&mut prepare("the benchmark", package, binary, &[])?)?;
@@ -72,12 +79,14 @@ fn run_binary(what: &str, package: &str, binary: &str, args: &[String]) -> Resul
 
 /// Builds a program, and says how it is started.
 fn prepare(what: &str, package: &str, binary: &str, args: &[String]) -> Result<Command> {
-    if !args.iter().any(|arg| arg == "--help" || arg == "-h") {
+    if binary != JUDGE_BENCH && !args.iter().any(|arg| arg == "--help" || arg == "-h") {
         workspace::require_root(what, "")?;
     }
     setup::ensure()?;
     let grayxdp = build(&[(package, binary)])?;
-    leftovers::sweep();
+    if binary != JUDGE_BENCH {
+        leftovers::sweep();
+    }
     let mut program = workspace::command(path_of(binary)?);
     program.args(args).env(BINARY_VARIABLE, grayxdp);
     Ok(program)
