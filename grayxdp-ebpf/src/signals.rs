@@ -14,9 +14,10 @@ use grayxdp_common::{
     hash::client_group,
     ids::{BackendId, ServiceId, Version},
     layout::{
-        Address, Control, FLOW_ONE_SIDED, FLOW_SEVER, FLOW_UDP, FlowOwner, FlowSeen, FlowState, FlowTimes, SEEN_FAULT,
-        SEEN_FIN, SEEN_LATER, SEEN_PACKET, SEEN_REPEATED, SEEN_RST, SEEN_SEGMENT, SEEN_TURN, SEEN_ZERO_WINDOW,
-        SERVICE_SIGNALS, ServiceEntry, Signal, Timing, begin_time, begin_us, turn_time, turn_us,
+        Address, Control, Expected, FLOW_ONE_SIDED, FLOW_SEVER, FLOW_UDP, FlowOwner, FlowSeen, FlowState, FlowTimes,
+        SEEN_FAULT, SEEN_FIN, SEEN_LATER, SEEN_PACKET, SEEN_REPEATED, SEEN_RST, SEEN_SEGMENT, SEEN_TURN,
+        SEEN_ZERO_WINDOW, SERVICE_SIGNALS, ServiceEntry, Signal, Timing, begin_time, begin_us, long_flow_tick,
+        turn_time, turn_us,
     },
     limits::FLOW_ENTRIES_PER_BUCKET,
 };
@@ -77,9 +78,8 @@ impl Subject {
 
     #[inline(always)]
     fn group_error(&self) {
-        if let Some(notes) = maps::flow_notes(self.index / ENTRIES) {
-            let group = notes.group(self.index % ENTRIES);
-            count::group(self.control, self.id, self.version, group, OfGroup::Error);
+        if let Some(times) = maps::flow_times(self.index) {
+            count::group(self.control, self.id, self.version, times.read().group(), OfGroup::Error);
         }
     }
 
@@ -87,7 +87,7 @@ impl Subject {
     #[inline(always)]
     fn ended(&self) {
         let Some(times) = maps::flow_times(self.index) else { return };
-        let begun = times.read().begun;
+        let begun = times.read().begun();
         if begun != 0 {
             self.signals.time(Timing::Duration, begin_us(begun, begin_time(helpers::clock_ns())));
         }
@@ -112,7 +112,7 @@ pub(crate) fn is_repeated(former: &Found, packet: &Parsed, backend: BackendId, i
     packet.step == Step::Syn
         && !is_expired
         && former.backend() == Some(backend)
-        && former.seen.kind & FLOW_UDP == 0
+        && former.seen.kind & (FLOW_UDP | FLOW_SEVER) == 0
         && former.seen.state() == FlowState::HalfOpen
         && former.seen.client & SEEN_SEGMENT == 0
 }
@@ -207,14 +207,13 @@ pub(crate) fn entered(
     let is_beginning = seen.client & SEEN_SEGMENT == 0;
     let now = helpers::clock_ns();
     let begun = if is_beginning { begin_time(now) } else { 0 };
-    maps::flow_times(index)?.set(FlowTimes { turn: turn_time(now), begun });
-    let subject = subject?;
     let group = entrant.group();
-    maps::flow_notes(index / ENTRIES)?.set_group(index % ENTRIES, group);
+    maps::flow_times(index)?.set(FlowTimes::new(turn_time(now), begun, group));
+    let subject = subject?;
     if is_beginning {
         subject.signals.count(Signal::Flows);
         count::group(control, subject.id, subject.version, group, OfGroup::Flow);
-        fuse::began(control, subject.id, subject.service, subject.version, flow::now());
+        fuse::began(control, subject.id, subject.service, subject.version, long_flow_tick(now));
         if seen.client & SEEN_TURN != 0 {
             subject.signals.count(Signal::Requests);
         }
@@ -471,18 +470,16 @@ fn watch(subject: &Subject, index: u32, sequence: u32, len: u32) -> Option<()> {
     if !is_watched(found.owner, found.seen) {
         return None;
     }
-    let notes = maps::flow_notes(index / ENTRIES)?;
-    let name = (found.owner.0 >> 16) << 32;
-    let expected = notes.expected();
-    let end = sequence.wrapping_add(len);
+    let cell = maps::expected(index / ENTRIES)?;
     #[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
-    let missing = sequence.wrapping_sub(expected as u32);
+    let flow = (found.owner.0 >> 16) as u32;
+    let expected = cell.read();
     subject.signals.count(Signal::WatchedSegments);
     // Half of the sequence numbers are before any one (RFC 9293 3.4).
-    if expected & !0xffff_ffff == name && missing >= 1 << 31 {
+    if expected.flow == flow && sequence.wrapping_sub(expected.sequence) >= 1 << 31 {
         subject.signals.count(Signal::Retransmissions);
     } else {
-        notes.set_expected(name | u64::from(end));
+        cell.set(Expected { sequence: sequence.wrapping_add(len), flow });
     }
     Some(())
 }

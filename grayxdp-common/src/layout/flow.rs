@@ -291,12 +291,13 @@ impl FlowSeen {
     }
 
     /// Whether the client has spoken, nobody has answered, and that has not been counted as an error yet. A connection that
-    /// was met in its middle is none of these.
+    /// was met in its middle, or is severed, is none of these.
     #[inline(always)]
     pub const fn is_unanswered(&self) -> bool {
         matches!(self.state(), FlowState::HalfOpen)
             && self.client & (SEEN_SEGMENT | SEEN_RST) == 0
             && self.backend & SEEN_FAULT == 0
+            && self.kind & FLOW_SEVER == 0
     }
 
     /// Ticks since a packet was seen. A late store of an earlier tick is no age of 19 hours.

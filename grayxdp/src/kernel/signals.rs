@@ -14,10 +14,10 @@ use grayxdp_common::{
     histogram::HISTOGRAM_BUCKETS,
     ids::{BackendId, ServiceId, Version},
     layout::{
-        BUCKETS_PER_LINE, BackendEntry, CLIENT_GROUPS, Control, FlowNotes, FlowTimes, GroupCell, GroupRow, NO_SERVICE,
-        SIGNAL_SLOTS, Signal, SignalRow, Timing, begin_time,
+        BUCKETS_PER_LINE, BackendEntry, CLIENT_GROUPS, Control, FlowTimes, GroupCell, GroupRow, NO_SERVICE,
+        SIGNAL_SLOTS, Signal, SignalRow, Timing, begin_age, begin_time,
     },
-    limits::{BACKENDS_MAX, FLOW_ENTRIES_PER_BUCKET},
+    limits::BACKENDS_MAX,
 };
 
 use super::{
@@ -30,7 +30,9 @@ use crate::decide::signals::{Counts, GroupCounts, Histogram, Signals};
 
 /// Half-open flows older than this have not been answered in time: 4 s, in units of [`begin_time`]. A SYN is repeated after
 /// one second, and after two more.
-const OVERDUE: u32 = 4_000_000_000_u64.div_ceil(1 << 16) as u32;
+const OVERDUE: u32 = 4_000_000_000_u64.div_ceil(1 << 18) as u32;
+/// Larger ages are those of flows that begin now.
+const AGE_MAX: u32 = 1 << 23;
 /// Backends that may come while a program runs, besides as many as there are: those beyond are not watched.
 const ROWS_SPARE: u32 = 32;
 
@@ -153,7 +155,6 @@ impl Shape {
 pub(super) struct SignalMaps {
     pub(super) rows: Rows,
     times: Mapped<FlowTimes>,
-    notes: Mapped<FlowNotes>,
 }
 
 /// Rows and groups of one program.
@@ -168,26 +169,20 @@ impl SignalMaps {
         Ok(Self {
             rows: Rows { shape, rows: mapped(ebpf, "SIGNALS")?, groups: mapped(ebpf, "GROUPS")? },
             times: mapped(ebpf, "FLOW_TIMES")?,
-            notes: mapped(ebpf, "FLOW_NOTES")?,
         })
     }
 
     /// Whether a flow that is still half open should have been answered by now.
     pub(super) fn is_overdue(&self, entry: u32, now: u32) -> bool {
-        let begun = self.times.load(entry).map_or(0, |times| times.begun);
-        let age = now.wrapping_sub(begun);
+        let begun = self.times.load(entry).map_or(0, |times| times.begun());
         // One that begins now may seem to begin later than this look began.
-        begun != 0 && (OVERDUE..1 << 31).contains(&age)
+        begun != 0 && (OVERDUE..AGE_MAX).contains(&begin_age(begun, now))
     }
 
     /// Counts an error that a sweep found, for a backend of a version of a service.
     pub(super) fn count_error(&self, entry: u32, id: BackendId, backend: &BackendEntry, signal: Signal) {
         self.rows.add_one(self.rows.shape.own_row(id), signal);
-        let entries = u32::try_from(FLOW_ENTRIES_PER_BUCKET).unwrap_or(1);
-        let group = self.notes.load(entry / entries).and_then(|notes| {
-            let place = usize::try_from(entry % entries).unwrap_or(0);
-            notes.groups.get(place).copied()
-        });
+        let group = self.times.load(entry).map(|times| times.group());
         let row = self.rows.shape.groups_of(ServiceId(backend.service.into()), version_of(backend)).last();
         if let Some((group, row)) = group.zip(row) {
             self.rows.add_group_error(row, group);
