@@ -229,6 +229,16 @@ impl Place {
         }
     }
 
+    /// Has the times of the bucket's flows come into the cache: a new flow's are about to be written.
+    #[inline(always)]
+    pub(crate) fn fetch_times(&self) {
+        #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
+        const ENTRIES: u32 = FLOW_ENTRIES_PER_BUCKET as u32;
+        if let Some(times) = maps::flow_times(self.bucket_index * ENTRIES) {
+            times.read();
+        }
+    }
+
     /// Whether a new flow would find a place.
     #[inline(always)]
     pub(crate) fn has_room(&self) -> bool {

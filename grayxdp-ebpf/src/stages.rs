@@ -267,10 +267,27 @@ pub(crate) extern "C" fn grayxdp_tell(outcome: u64, service: u32) -> u64 {
 /// Counts a flow that got its entry. Returns whether the fuse is to be judged.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub(crate) extern "C" fn grayxdp_entered(index: u32, entrant: u64, seen: u64, former: u64) -> u64 {
+pub(crate) extern "C" fn grayxdp_entered(index: u32, entrant: u64, seen: u64) -> u64 {
     let Some(control) = maps::control() else { return 0 };
-    let [seen, former] = [seen, former].map(FlowSeen::from_word);
-    u64::from(signals::entered(control, index, Entrant(entrant), seen, former).unwrap_or(false))
+    u64::from(signals::entered(control, index, Entrant(entrant), FlowSeen::from_word(seen)).unwrap_or(false))
+}
+
+/// Counts a flow that lost its entry. Returns nothing of meaning.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_lost(index: u32, seen: u64, backend: u32) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `signals.rs` widened it")]
+    let (Some(control), Some(id)) = (maps::control(), BackendId::from_raw(backend as u16)) else { return 0 };
+    u64::from(signals::lost(control, index, FlowSeen::from_word(seen), id).is_some())
+}
+
+/// Looks whether a backend's data have been sent before. Returns nothing of meaning.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_watch(index: u32, data: u64, len: u32, backend: u32) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `signals.rs` widened it")]
+    let (Some(control), Some(id)) = (maps::control(), BackendId::from_raw(backend as u16)) else { return 0 };
+    u64::from(signals::watch(control, index, data, len, id).is_some())
 }
 
 /// Counts what a client's packet of a known flow changes. Returns nothing of meaning.

@@ -18,7 +18,7 @@ use super::{insight::Insight, kernel::Kernel, next_hops::Snapshot, trace::TraceS
 use crate::{
     config::Config,
     decide::{explain::Explanation, pin::Pin, settings::BackendSetting, weights::Weights},
-    kernel::{BackendReading, Flow, FlowReading, KernelError, Traced},
+    kernel::{BackendReading, Flow, FlowReading, FuseState, KernelError, SignalReadings, Traced},
 };
 
 /// A config of two services; paths lie in this directory.
@@ -95,6 +95,10 @@ pub(super) struct FakeKernel {
     pub(super) dies: Option<Dies>,
     /// Every weight that was ever written, by service.
     pub(super) written: Vec<(usize, Weights)>,
+    /// What was counted of connections.
+    pub(super) signals: SignalReadings,
+    /// By service.
+    pub(super) fuses: Vec<FuseState>,
     /// What is traced: one packet in so many, of which service.
     pub(super) trace: (u32, Option<usize>),
     /// Traced packets that nobody has taken yet.
@@ -120,6 +124,8 @@ impl FakeKernel {
             fails_to_set: false,
             dies: None,
             written: Vec::new(),
+            signals: SignalReadings::default(),
+            fuses: vec![FuseState::Armed; pinned.len()],
             trace: (0, None),
             events: Rc::default(),
         }
@@ -254,6 +260,24 @@ impl Kernel for FakeKernel {
 
     fn verdict_counts(&self) -> Result<Vec<(Verdict, u64)>, KernelError> {
         Ok(Verdict::ALL.into_iter().zip(1..).collect())
+    }
+
+    fn signals(&mut self) -> &SignalReadings {
+        &self.signals
+    }
+
+    fn fuse(&self, service: usize) -> FuseState {
+        self.fuses.get(service).copied().unwrap_or(FuseState::Armed)
+    }
+
+    fn rearm_fuse(&mut self, service: usize) -> Result<(), KernelError> {
+        if self.fails_to_set {
+            return Err(refusal("arm a fuse"));
+        }
+        if let Some(fuse) = self.fuses.get_mut(service) {
+            *fuse = FuseState::Armed;
+        }
+        Ok(())
     }
 }
 

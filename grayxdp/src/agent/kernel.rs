@@ -23,7 +23,10 @@ use crate::{
         settings::{BackendSetting, BackendState},
         weights::Weights,
     },
-    kernel::{BackendReading, BackendSetup, DataPlane, FlowReading, KernelError, PinRules, Standing},
+    kernel::{
+        BackendReading, BackendSetup, DataPlane, FlowReading, FuseState, KernelError, PinRules, SignalReadings,
+        Standing,
+    },
 };
 
 /// The data plane, as far as releases are concerned. Services are indices into the config.
@@ -55,6 +58,12 @@ pub(super) trait Kernel: Insight {
     fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError>;
     /// See [`DataPlane::verdict_counts`].
     fn verdict_counts(&self) -> Result<Vec<(Verdict, u64)>, KernelError>;
+    /// See [`DataPlane::signals`].
+    fn signals(&mut self) -> &SignalReadings;
+    /// See [`DataPlane::fuse`].
+    fn fuse(&self, service: usize) -> FuseState;
+    /// See [`DataPlane::rearm_fuse`].
+    fn rearm_fuse(&mut self, service: usize) -> Result<(), KernelError>;
 }
 
 impl Kernel for DataPlane {
@@ -122,6 +131,18 @@ impl Kernel for DataPlane {
 
     fn verdict_counts(&self) -> Result<Vec<(Verdict, u64)>, KernelError> {
         self.verdict_counts()
+    }
+
+    fn signals(&mut self) -> &SignalReadings {
+        DataPlane::signals(self)
+    }
+
+    fn fuse(&self, service: usize) -> FuseState {
+        DataPlane::fuse(self, service)
+    }
+
+    fn rearm_fuse(&mut self, service: usize) -> Result<(), KernelError> {
+        DataPlane::rearm_fuse(self, service)
     }
 }
 

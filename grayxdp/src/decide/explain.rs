@@ -27,6 +27,8 @@ pub trait Tables {
     fn pinned_version(&self, service: ServiceId, client: Address) -> Option<u32>;
     /// The shard of the longest network around an address.
     fn range_shard(&self, service: ServiceId, client: Address) -> Option<u32>;
+    /// Whether the fuse of a service has blown.
+    fn is_fuse_blown(&self, service: ServiceId) -> bool;
     /// A shard's weight, by its place in the map.
     fn threshold(&self, slot: u32) -> Option<Threshold>;
     /// Where the Maglev table of a pool is.
@@ -121,6 +123,8 @@ pub struct Explanation {
     pub threshold: Option<Threshold>,
     /// Whether the version is drawn for each connection, instead of following from the hash.
     pub is_drawn: bool,
+    /// Whether the service's fuse has blown: nobody goes to v2 by weight.
+    pub is_fuse_blown: bool,
     /// By version: v1, v2.
     pub candidates: [Candidate; 2],
     /// Until when next hops in the maps may be gone by, in flow ticks: beyond it the kernel is asked.
@@ -156,6 +160,7 @@ pub fn explain(tables: &impl Tables, question: Question) -> Option<Explanation> 
         shard: (shard, service.shard_count),
         threshold,
         is_drawn: service.method == METHOD_RANDOM && pin.is_none(),
+        is_fuse_blown: tables.is_fuse_blown(ServiceId(service.pools.into())),
         candidates,
         are_hops_fresh: tables.now() <= control.hops_until,
     };
@@ -177,6 +182,7 @@ fn fate(service: &ServiceEntry, question: Question, found: &Explanation) -> Fate
     let version = match (found.pin, found.threshold) {
         (Some((_, version)), _) => version,
         (None, None) => return Fate::Dropped(Verdict::DroppedNoBackend),
+        (None, Some(_)) if found.is_fuse_blown => Version::V1,
         (None, Some(_)) if found.is_drawn => return Fate::Drawn,
         (None, Some(threshold)) => threshold.version(found.hash),
     };
