@@ -181,7 +181,7 @@ fn request<const IS_V4: bool>(
         return None;
     }
     let place = Place::at(control, id, (head.source.address, head.source.port), flow::cached_now())?;
-    let met = place.find();
+    let met = place.find_here();
     let (backend_id, backend, passage) = match &met {
         Some(found) => known(&place, found, head, service)?,
         None => {
@@ -206,7 +206,7 @@ fn request<const IS_V4: bool>(
             let seen = flow::first_seen(head.step(), head.tcp_flags, service);
             let made = place.begin_in_empty(backend_id, seen)?;
             if service.flags & SERVICE_SIGNALS != 0 {
-                signals::enter(service, head.source.address, &made, backend_id, Former::NONE);
+                signals::enter(service, head.source.address, made.index, seen, backend_id, Former::NONE);
             }
         }
     }
@@ -264,7 +264,7 @@ fn reply<const IS_V4: bool>(
     }
     let client = (head.destination.address, head.destination.port);
     let place = Place::at(control, service_id, client, flow::cached_now())?;
-    let found = place.find()?;
+    let found = place.find_here()?;
     if found.backend() != Some(id) || found.seen.kind & FLOW_SEVER != 0 {
         return None;
     }

@@ -94,7 +94,7 @@ impl Subject {
     }
 }
 
-/// The flow that had an entry before: its backend, and what was seen of it.
+/// What the same client had an entry for before: its backend, and what was seen of it.
 #[derive(Clone, Copy)]
 pub(crate) struct Former {
     pub(crate) owner: FlowOwner,
@@ -154,16 +154,23 @@ impl Entrant {
 
 /// Counts a flow that got its entry.
 #[inline(always)]
-pub(crate) fn enter(service: &ServiceEntry, client: Address, entry: &Found, backend: BackendId, former: Former) {
-    let is_repeated = entry.seen.client & SEEN_REPEATED != 0;
+pub(crate) fn enter(
+    service: &ServiceEntry,
+    client: Address,
+    index: u32,
+    seen: FlowSeen,
+    backend: BackendId,
+    former: Former,
+) {
+    let is_repeated = seen.client & SEEN_REPEATED != 0;
     if let Some(lost) = former.owner.backend()
         && !is_repeated
     {
-        stages::grayxdp_lost(entry.index, former.seen.to_word(), lost.raw().into());
+        stages::grayxdp_lost(index, former.seen.to_word(), lost.raw().into());
     }
     let is_known_to_be_repeated = former.seen.client & SEEN_REPEATED != 0;
     let entrant = Entrant::new(backend, client_group(service.hash_key, client), is_known_to_be_repeated);
-    let is_due = stages::grayxdp_entered(entry.index, entrant.0, entry.seen.to_word());
+    let is_due = stages::grayxdp_entered(index, entrant.0, seen.to_word());
     judge_if(is_due, service);
 }
 
