@@ -4,7 +4,7 @@
 
 use grayxdp_common::{
     ids::Be16,
-    layout::{FlowBucket, FlowEntry, FlowNotes, FlowOwner, FlowSeen, FlowTimes, FuseCell, FuseTally, SourceSlot},
+    layout::{Expected, FlowBucket, FlowEntry, FlowOwner, FlowSeen, FlowTimes, FuseCell, FuseTally, SourceSlot},
     limits::FLOW_ENTRIES_PER_BUCKET,
 };
 
@@ -163,48 +163,27 @@ impl TimesCell {
     }
 }
 
-/// What else is remembered of the flows of a bucket.
+/// What a watched flow's server is to send next.
 #[derive(Clone, Copy)]
-pub(crate) struct NotesCell(*mut FlowNotes);
+pub(crate) struct ExpectedCell(*mut Expected);
 
-impl NotesCell {
+impl ExpectedCell {
     /// Of a value that a map's lookup gave.
     #[inline(always)]
-    pub(crate) fn new(notes: *mut FlowNotes) -> Self {
-        Self(notes)
+    pub(crate) fn new(expected: *mut Expected) -> Self {
+        Self(expected)
     }
 
     #[inline(always)]
-    pub(crate) fn expected(self) -> u64 {
+    pub(crate) fn read(self) -> Expected {
         // SAFETY: an aligned word of a map's value; volatile, since other CPUs write it.
-        unsafe { (&raw const (*self.0).expected).read_volatile() }
+        unsafe { self.0.read_volatile() }
     }
 
     #[inline(always)]
-    pub(crate) fn set_expected(self, expected: u64) {
+    pub(crate) fn set(self, expected: Expected) {
         // SAFETY: an aligned word of a map's value.
-        unsafe { (&raw mut (*self.0).expected).write_volatile(expected) };
-    }
-
-    /// The group noted at a place of the bucket; places wrap.
-    #[inline(always)]
-    pub(crate) fn group(self, at: u32) -> u8 {
-        // SAFETY: masked to the bucket's length.
-        unsafe { self.group_at(at).read_volatile() }
-    }
-
-    /// Notes the group at a place of the bucket; places wrap.
-    #[inline(always)]
-    pub(crate) fn set_group(self, at: u32, group: u8) {
-        // SAFETY: masked to the bucket's length.
-        unsafe { self.group_at(at).write_volatile(group) };
-    }
-
-    #[inline(always)]
-    fn group_at(self, at: u32) -> *mut u8 {
-        let at = at as usize & (FLOW_ENTRIES_PER_BUCKET - 1);
-        // SAFETY: masked to the length of the array, which is a field of the map's value.
-        unsafe { (&raw mut (*self.0).groups).cast::<u8>().add(at) }
+        unsafe { self.0.write_volatile(expected) };
     }
 }
 

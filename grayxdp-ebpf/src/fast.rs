@@ -181,10 +181,14 @@ fn request<const IS_V4: bool>(
         return None;
     }
     let place = Place::at(control, id, (head.source.address, head.source.port), flow::cached_now())?;
-    let met = place.find();
+    let met = place.find_here();
     let (backend_id, backend, passage) = match &met {
         Some(found) => known(&place, found, head, service)?,
-        None => begin(head, service)?,
+        None => {
+            // Its memory, should it be far, comes while the backend is chosen.
+            place.fetch_times();
+            begin(head, service)?
+        }
     };
     let way = route::known(context, control, &backend.next_hop, head.ip_len, place.now)?;
     if !way.is_own() {
@@ -202,7 +206,7 @@ fn request<const IS_V4: bool>(
             let seen = flow::first_seen(head.step(), head.tcp_flags, service);
             let made = place.begin_in_empty(backend_id, seen)?;
             if service.flags & SERVICE_SIGNALS != 0 {
-                signals::enter(service, head.source.address, &made, backend_id, Former::NONE);
+                signals::enter(service, head.source.address, made.index, seen, backend_id, Former::NONE);
             }
         }
     }
@@ -260,7 +264,7 @@ fn reply<const IS_V4: bool>(
     }
     let client = (head.destination.address, head.destination.port);
     let place = Place::at(control, service_id, client, flow::cached_now())?;
-    let found = place.find()?;
+    let found = place.find_here()?;
     if found.backend() != Some(id) || found.seen.kind & FLOW_SEVER != 0 {
         return None;
     }
@@ -269,12 +273,13 @@ fn reply<const IS_V4: bool>(
         return None;
     }
     place.note_seen(&found, Side::Backend, head.step(), head.tcp_flags);
-    if service.flags & SERVICE_SIGNALS != 0
-        && signals::is_news(&found, head.tcp_flags, head.carries_payload(), head.has_zero_window)
-    {
+    if service.flags & SERVICE_SIGNALS != 0 {
         #[expect(clippy::cast_possible_truncation, reason = "under 100")]
         let heard = Heard::new(if IS_V4 { L4_V4 } else { L4_V6 } as u32, head.payload_len);
-        signals::hear(context, service, &found, heard, id);
+        if signals::is_news(&found, head.tcp_flags, head.carries_payload(), head.has_zero_window) {
+            signals::hear(context, service, &found, heard, id);
+        }
+        signals::watch_if(context, &found, heard, head.tcp_flags, id);
     }
     count::reply(id, head.ip_len);
     rewrite::<IS_V4>(context, head, End::Source, Some(&service.endpoint), &way)?;

@@ -13,7 +13,7 @@ use aya_ebpf::{
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
     layout::{
-        Address, BackendCounters, BackendEntry, Control, FlowBucket, FlowNotes, FlowTimes, FragmentEntry, FragmentKey,
+        Address, BackendCounters, BackendEntry, Control, Expected, FlowBucket, FlowTimes, FragmentEntry, FragmentKey,
         FuseAlarm, FuseCell, FuseWindow, GroupRow, MaglevSlots, Meta, NetworkKey, OwnerBucket, PoolTable, Route,
         ServiceEntry, SignalRow, SourceSlot, TraceEvent,
     },
@@ -25,7 +25,7 @@ use grayxdp_common::{
 };
 
 use crate::{
-    cells::{BucketCell, FuseWord, NotesCell, SourceCell, TimesCell},
+    cells::{BucketCell, ExpectedCell, FuseWord, SourceCell, TimesCell},
     scratch::Scratch,
 };
 
@@ -91,9 +91,10 @@ static FLOWS: Array<FlowBucket, 1, MAPPED> = Array::new();
 #[btf_map]
 static FLOW_TIMES: Array<FlowTimes, 1, MAPPED> = Array::new();
 
-/// What else is remembered of flows, by the bucket's index in `FLOWS`. Written by `signals.rs`; the agent sets the capacity.
+/// What watched flows' servers are to send next, by the bucket's index in `FLOWS`. Written by `signals.rs`; the agent sets
+/// the capacity.
 #[btf_map]
-static FLOW_NOTES: Array<FlowNotes, 1, MAPPED> = Array::new();
+static EXPECTED: Array<Expected, 1, MAPPED> = Array::new();
 
 /// Signals of backends, in stripes. Written by `count.rs`, each stripe by its CPU, and the last one by the agent, which sets
 /// the capacity.
@@ -265,8 +266,8 @@ pub(crate) fn flow_times(index: u32) -> Option<TimesCell> {
 }
 
 #[inline(always)]
-pub(crate) fn flow_notes(bucket: u32) -> Option<NotesCell> {
-    FLOW_NOTES.get_ptr_mut(bucket).map(NotesCell::new)
+pub(crate) fn expected(bucket: u32) -> Option<ExpectedCell> {
+    EXPECTED.get_ptr_mut(bucket).map(ExpectedCell::new)
 }
 
 #[inline(always)]

@@ -318,11 +318,16 @@ struct Ip {
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "offsets of headers")]
 fn assemble(ip: &Ip, transport: Transport, ip_offset: usize, l4: &L4, parsed: &mut Parsed) {
-    let (protocol, ports, tcp_flags, header_len) = match transport {
+    let (protocol, ports, tcp_flags, payload_len) = match transport {
         Transport::Tcp(header) => {
-            (PROTOCOL_TCP, header.prefix::<4>(), header.u8::<13>(), usize::from(header.u8::<12>() >> 4) * 4)
+            let header_len = usize::from(header.u8::<12>() >> 4) * 4;
+            (PROTOCOL_TCP, header.prefix::<4>(), header.u8::<13>(), l4.len.wrapping_sub(header_len))
         }
-        Transport::Udp(header) => (PROTOCOL_UDP, header.prefix::<4>(), 0, UDP_LEN),
+        Transport::Udp(header) => {
+            let datagram_len = usize::from(u16::from_be(header.u16::<4>()));
+            let whole_len = if datagram_len < l4.len { datagram_len } else { l4.len };
+            (PROTOCOL_UDP, header.prefix::<4>(), 0, whole_len.wrapping_sub(UDP_LEN))
+        }
     };
     let [source, destination] = ip.addresses;
     let (is_v4, must_stay_whole) = match ip.network {
@@ -335,7 +340,7 @@ fn assemble(ip: &Ip, transport: Transport, ip_offset: usize, l4: &L4, parsed: &m
         ip_offset: ip_offset as u32,
         l4_offset: l4.offset as u32,
         ip_len: ip.ip_len,
-        payload_len: l4.len.wrapping_sub(header_len) as u16,
+        payload_len: payload_len as u16,
         hop_limit: ip.hop_limit,
         traffic_class: traffic_class(ip.network),
         tcp_flags,

@@ -2,7 +2,11 @@
 
 use grayxdp_common::layout::{SERVICE_PEEK_DNS, SERVICE_PEEK_HTTP1, SERVICE_PEEK_TLS};
 
-use crate::packet::Packet;
+use crate::packet::{OFFSET_MAX, Packet};
+
+const PEEKS: u16 = SERVICE_PEEK_DNS | SERVICE_PEEK_HTTP1 | SERVICE_PEEK_TLS;
+/// The most bytes of a response that are looked at; offsets behind those that packets are read at would wrap.
+const HEAD_MAX: usize = 16;
 
 /// What a response says.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +41,9 @@ pub(crate) struct Payload {
 #[inline(always)]
 pub(crate) fn answer(packet: Packet, payload: Payload, service_flags: u16) -> Answer {
     let Payload { offset, len, is_udp, is_first } = payload;
+    if offset > OFFSET_MAX - HEAD_MAX {
+        return if service_flags & PEEKS != 0 { Answer::Unknown } else { Answer::None };
+    }
     if service_flags & SERVICE_PEEK_HTTP1 != 0 {
         return http1(packet, offset, len).unwrap_or(Answer::Unknown);
     }

@@ -55,6 +55,7 @@ pub(crate) fn forward(
         if answered.service.flags & SERVICE_SIGNALS != 0 {
             let heard = Heard::new(parsed.l4_offset, parsed.payload_len);
             signals::hear(context, answered.service, &answered.found, heard, id);
+            signals::watch_if(context, &answered.found, heard, parsed.tcp_flags, id);
         }
         match send(context, control, parsed, &answered.recipient(), id) {
             Ok(way) => way.outcome(),

@@ -14,7 +14,7 @@ use crate::{
     choose::{self, Newcomer},
     count::{self, Meeting, Passage},
     encapsulate,
-    flow::{self, Found, Place, Side},
+    flow::{self, Found, NO_ENTRY, Place, Side},
     fragment, maps,
     outcome::{Outcome, next},
     packet::Packet,
@@ -211,10 +211,8 @@ impl Begun {
     }
 }
 
-/// In place of an entry's index: there was no place for it, or no need.
-pub(crate) const NO_ENTRY: u64 = u64::MAX;
-
-/// Makes the flow's entry, or gives the one that it has to another backend. Returns its index.
+/// Makes the flow's entry, or gives the one that it has to another backend. Returns its index, or [`NO_ENTRY`] where
+/// there was no place for it, or no need.
 #[inline(always)]
 pub(crate) fn enter(
     control: &'static Control,
@@ -222,24 +220,26 @@ pub(crate) fn enter(
     id: ServiceId,
     service: &ServiceEntry,
     backend: BackendId,
-) -> Option<u32> {
-    let place = Place::of(control, id, parsed.source.address, parsed.source.port)?;
+) -> u64 {
+    let Some(place) = Place::of(control, id, parsed.source.address, parsed.source.port) else { return NO_ENTRY };
     let seen = flow::first_seen(parsed.step, parsed.tcp_flags, service);
-    let (entry, former) = match place.find() {
+    let (entry, seen, former) = match place.find() {
         Some(former) => {
             let is_expired = place.is_expired(&former, service.udp_idle_ticks);
             let is_repeated = signals::is_repeated(&former, parsed, backend, is_expired);
             let seen = if is_repeated { signals::seen_again(&former, seen) } else { seen };
-            (place.move_to(&former, backend, seen)?, Former { owner: former.owner, seen: former.seen })
+            let Some(moved) = place.move_to(&former, backend, seen) else { return NO_ENTRY };
+            (moved.index.into(), seen, Former { owner: former.owner, seen: former.seen })
         }
         // A reset leaves nothing behind that would have to be kept together.
-        None if parsed.step == Step::Reset => return None,
-        None => place.begin(backend, seen)?,
+        None if parsed.step == Step::Reset => return NO_ENTRY,
+        None => (place.begin(backend, seen), seen, Former::NONE),
     };
-    if service.flags & SERVICE_SIGNALS != 0 {
-        signals::enter(service, parsed.source.address, &entry, backend, former);
+    if entry != NO_ENTRY && service.flags & SERVICE_SIGNALS != 0 {
+        #[expect(clippy::cast_possible_truncation, reason = "an index, as `stages.rs` widened it")]
+        signals::enter(service, parsed.source.address, entry as u32, seen, backend, former);
     }
-    Some(entry.index)
+    entry
 }
 
 /// Chooses a backend and makes the flow's entry. Returns a [`Begun`].

@@ -14,9 +14,10 @@ use grayxdp_common::{
     hash::client_group,
     ids::{BackendId, ServiceId, Version},
     layout::{
-        Address, Control, FLOW_ONE_SIDED, FLOW_SEVER, FLOW_UDP, FlowOwner, FlowSeen, FlowState, FlowTimes, SEEN_FAULT,
-        SEEN_FIN, SEEN_LATER, SEEN_PACKET, SEEN_REPEATED, SEEN_RST, SEEN_SEGMENT, SEEN_TURN, SEEN_ZERO_WINDOW,
-        SERVICE_SIGNALS, ServiceEntry, Signal, Timing, begin_time, begin_us, turn_time, turn_us,
+        Address, Control, Expected, FLOW_ONE_SIDED, FLOW_SEVER, FLOW_UDP, FlowOwner, FlowSeen, FlowState, FlowTimes,
+        SEEN_FAULT, SEEN_FIN, SEEN_LATER, SEEN_PACKET, SEEN_REPEATED, SEEN_RST, SEEN_SEGMENT, SEEN_TURN,
+        SEEN_ZERO_WINDOW, SERVICE_SIGNALS, ServiceEntry, Signal, Timing, begin_time, begin_us, long_flow_tick,
+        turn_time, turn_us,
     },
     limits::FLOW_ENTRIES_PER_BUCKET,
 };
@@ -77,9 +78,8 @@ impl Subject {
 
     #[inline(always)]
     fn group_error(&self) {
-        if let Some(notes) = maps::flow_notes(self.index / ENTRIES) {
-            let group = notes.group(self.index % ENTRIES);
-            count::group(self.control, self.id, self.version, group, OfGroup::Error);
+        if let Some(times) = maps::flow_times(self.index) {
+            count::group(self.control, self.id, self.version, times.read().group(), OfGroup::Error);
         }
     }
 
@@ -87,14 +87,14 @@ impl Subject {
     #[inline(always)]
     fn ended(&self) {
         let Some(times) = maps::flow_times(self.index) else { return };
-        let begun = times.read().begun;
+        let begun = times.read().begun();
         if begun != 0 {
             self.signals.time(Timing::Duration, begin_us(begun, begin_time(helpers::clock_ns())));
         }
     }
 }
 
-/// The flow that had an entry before: its backend, and what was seen of it.
+/// What the same client had an entry for before: its backend, and what was seen of it.
 #[derive(Clone, Copy)]
 pub(crate) struct Former {
     pub(crate) owner: FlowOwner,
@@ -112,7 +112,7 @@ pub(crate) fn is_repeated(former: &Found, packet: &Parsed, backend: BackendId, i
     packet.step == Step::Syn
         && !is_expired
         && former.backend() == Some(backend)
-        && former.seen.kind & FLOW_UDP == 0
+        && former.seen.kind & (FLOW_UDP | FLOW_SEVER) == 0
         && former.seen.state() == FlowState::HalfOpen
         && former.seen.client & SEEN_SEGMENT == 0
 }
@@ -123,16 +123,16 @@ pub(crate) fn seen_again(former: &Found, seen: FlowSeen) -> FlowSeen {
     FlowSeen { client: seen.client | SEEN_REPEATED, backend: former.seen.backend & SEEN_FAULT, ..seen }
 }
 
-/// Who got an entry, and who had it, in one register.
+/// Who got an entry, in one register.
 #[derive(Clone, Copy)]
 pub(crate) struct Entrant(pub(crate) u64);
 
 #[expect(clippy::cast_possible_truncation, reason = "shifted to the bits that are wanted")]
 impl Entrant {
     #[inline(always)]
-    fn new(backend: BackendId, group: u8, former: FlowOwner) -> Self {
-        let former = former.backend().map_or(0, BackendId::raw);
-        Self(u64::from(backend.raw()) | u64::from(former) << 16 | u64::from(group) << 32)
+    fn new(backend: BackendId, group: u8, is_known_to_be_repeated: bool) -> Self {
+        let known = u64::from(is_known_to_be_repeated) << 24;
+        Self(u64::from(backend.raw()) | u64::from(group) << 16 | known)
     }
 
     #[inline(always)]
@@ -141,21 +141,36 @@ impl Entrant {
     }
 
     #[inline(always)]
-    fn former_backend(self) -> Option<BackendId> {
-        BackendId::from_raw((self.0 >> 16) as u16)
+    fn group(self) -> u8 {
+        (self.0 >> 16) as u8
     }
 
+    /// Whether the fuse has had the failure of a flow whose SYN comes again.
     #[inline(always)]
-    fn group(self) -> u8 {
-        (self.0 >> 32) as u8
+    fn is_known_to_be_repeated(self) -> bool {
+        self.0 & 1 << 24 != 0
     }
 }
 
 /// Counts a flow that got its entry.
 #[inline(always)]
-pub(crate) fn enter(service: &ServiceEntry, client: Address, entry: &Found, backend: BackendId, former: Former) {
-    let entrant = Entrant::new(backend, client_group(service.hash_key, client), former.owner);
-    let is_due = stages::grayxdp_entered(entry.index, entrant.0, entry.seen.to_word(), former.seen.to_word());
+pub(crate) fn enter(
+    service: &ServiceEntry,
+    client: Address,
+    index: u32,
+    seen: FlowSeen,
+    backend: BackendId,
+    former: Former,
+) {
+    let is_repeated = seen.client & SEEN_REPEATED != 0;
+    if let Some(lost) = former.owner.backend()
+        && !is_repeated
+    {
+        stages::grayxdp_lost(index, former.seen.to_word(), lost.raw().into());
+    }
+    let is_known_to_be_repeated = former.seen.client & SEEN_REPEATED != 0;
+    let entrant = Entrant::new(backend, client_group(service.hash_key, client), is_known_to_be_repeated);
+    let is_due = stages::grayxdp_entered(index, entrant.0, seen.to_word());
     judge_if(is_due, service);
 }
 
@@ -173,6 +188,19 @@ pub(crate) fn hear(context: &XdpContext, service: &ServiceEntry, entry: &Found, 
     judge_if(is_due, service);
 }
 
+/// Looks at data that a backend sent, if the flow is watched for repetition.
+#[inline(always)]
+pub(crate) fn watch_if(context: &XdpContext, entry: &Found, heard: Heard, tcp_flags: u8, backend: BackendId) {
+    if heard.payload_len() == 0 || tcp_flags & TCP_RST != 0 || !is_watched(entry) {
+        return;
+    }
+    if let Some(tcp) = Packet::new(context).window::<TCP_LEN>(heard.l4_offset()) {
+        // What is said of them, in one register: the low half of the flow's fingerprint, and the first sequence number.
+        let data = (entry.owner.0 >> 16) << 32 | u64::from(u32::from_be(tcp.u32::<4>()));
+        stages::grayxdp_watch(entry.index, data, heard.payload_len(), backend.raw().into());
+    }
+}
+
 /// Counts that an ICMP error said that the flow's packets do not arrive.
 #[inline(always)]
 pub(crate) fn hear_unreachable(service: &ServiceEntry, entry: &Found, backend: BackendId) {
@@ -187,34 +215,25 @@ fn judge_if(is_due: u64, service: &ServiceEntry) {
     }
 }
 
-/// A flow got its entry, or its SYN came again: `seen` says what was seen of it, `former` what was of who had the entry.
-/// Returns whether the fuse is to be judged.
+/// A flow got its entry, or its SYN came again: `seen` says what was seen of it. Returns whether the fuse is to be judged.
 #[inline(always)]
-pub(crate) fn entered(
-    control: &'static Control,
-    index: u32,
-    entrant: Entrant,
-    seen: FlowSeen,
-    former: FlowSeen,
-) -> Option<bool> {
+pub(crate) fn entered(control: &'static Control, index: u32, entrant: Entrant, seen: FlowSeen) -> Option<bool> {
     let subject = Subject::of(control, entrant.backend()?, index);
     if seen.client & SEEN_REPEATED != 0 {
         let subject = subject?;
         subject.signals.count(Signal::SynRetransmissions);
-        return Some(former.client & SEEN_REPEATED == 0 && subject.failure());
+        return Some(!entrant.is_known_to_be_repeated() && subject.failure());
     }
-    lost(control, index, entrant.former_backend(), former);
     let is_beginning = seen.client & SEEN_SEGMENT == 0;
     let now = helpers::clock_ns();
     let begun = if is_beginning { begin_time(now) } else { 0 };
-    maps::flow_times(index)?.set(FlowTimes { turn: turn_time(now), begun });
-    let subject = subject?;
     let group = entrant.group();
-    maps::flow_notes(index / ENTRIES)?.set_group(index % ENTRIES, group);
+    maps::flow_times(index)?.set(FlowTimes::new(turn_time(now), begun, group));
+    let subject = subject?;
     if is_beginning {
         subject.signals.count(Signal::Flows);
         count::group(control, subject.id, subject.version, group, OfGroup::Flow);
-        fuse::began(control, subject.id, subject.service, subject.version, flow::now());
+        fuse::began(control, subject.id, subject.service, subject.version, long_flow_tick(now));
         if seen.client & SEEN_TURN != 0 {
             subject.signals.count(Signal::Requests);
         }
@@ -224,8 +243,8 @@ pub(crate) fn entered(
 
 /// A flow lost its entry to another one, or begins anew: counts what nobody will see the end of.
 #[inline(always)]
-fn lost(control: &'static Control, index: u32, backend: Option<BackendId>, former: FlowSeen) -> Option<()> {
-    let subject = Subject::of(control, backend?, index)?;
+pub(crate) fn lost(control: &'static Control, index: u32, former: FlowSeen, backend: BackendId) -> Option<()> {
+    let subject = Subject::of(control, backend, index)?;
     if former.is_unanswered() {
         subject.error(Signal::Unanswered);
     } else if former.state() == FlowState::Established && former.owes_response() && former.kind & FLOW_SEVER == 0 {
@@ -347,12 +366,12 @@ impl Heard {
     }
 }
 
-/// Whether a backend's packet changes what is known of its flow.
+/// Whether a backend's packet changes what is known of its flow, but for segments that are watched for repetition.
 #[inline(always)]
 pub(crate) fn is_news(found: &Found, tcp_flags: u8, carries_payload: bool, has_zero_window: bool) -> bool {
     let before = found.seen;
     let had_zero_window = before.backend & SEEN_ZERO_WINDOW != 0;
-    (carries_payload && (before.owes_response() || is_watched(found.owner, before)))
+    (carries_payload && before.owes_response())
         || has_zero_window != had_zero_window
         || before.backend & SEEN_PACKET == 0
         || tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST) != 0
@@ -360,8 +379,8 @@ pub(crate) fn is_news(found: &Found, tcp_flags: u8, carries_payload: bool, has_z
 
 /// Whether the flow is one of those that are watched for repeated segments.
 #[inline(always)]
-fn is_watched(owner: FlowOwner, seen: FlowSeen) -> bool {
-    seen.kind & FLOW_UDP == 0 && (owner.0 >> 16) & (WATCHED_ONE_IN - 1) == 0
+fn is_watched(found: &Found) -> bool {
+    found.seen.kind & FLOW_UDP == 0 && (found.owner.0 >> 16) & (WATCHED_ONE_IN - 1) == 0
 }
 
 /// A backend's packet of a known flow, which has been noted already: `before` is what was seen before it. Returns whether
@@ -405,9 +424,6 @@ pub(crate) fn heard(
             if segment.has_zero_window {
                 subject.signals.count(Signal::ZeroWindows);
             }
-        }
-        if payload.len != 0 {
-            watch(&subject, index, u32::from_be(tcp.u32::<4>()), packet.payload_len());
         }
     }
     if (payload.len != 0 || payload.is_udp) && before.owes_response() && answered(context, &subject, payload) {
@@ -463,26 +479,21 @@ fn segment_heard(subject: &Subject, segment: Segment, before: FlowSeen, is_first
     SEEN_SEGMENT | fin
 }
 
-/// Whether data that a watched flow's server sends has been sent before. The first of two watched flows in a bucket that
-/// speaks is the one that is watched for that long.
+/// Whether data that a watched flow's server sends has been sent before. Of two watched flows in a bucket, the one that
+/// spoke last is known. Lean, for long downloads come through here with every packet.
 #[inline(always)]
-fn watch(subject: &Subject, index: u32, sequence: u32, len: u32) -> Option<()> {
-    let (_, found) = flow::entry_at(subject.control, index)?;
-    if !is_watched(found.owner, found.seen) {
-        return None;
-    }
-    let notes = maps::flow_notes(index / ENTRIES)?;
-    let name = (found.owner.0 >> 16) << 32;
-    let expected = notes.expected();
-    let end = sequence.wrapping_add(len);
-    #[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
-    let missing = sequence.wrapping_sub(expected as u32);
-    subject.signals.count(Signal::WatchedSegments);
+pub(crate) fn watch(control: &Control, index: u32, data: u64, len: u32, backend: BackendId) -> Option<()> {
+    let cell = maps::expected(index / ENTRIES)?;
+    let signals = Signals::of(control, backend)?;
+    #[expect(clippy::cast_possible_truncation, reason = "the halves")]
+    let (flow, sequence) = ((data >> 32) as u32, data as u32);
+    let expected = cell.read();
+    signals.count(Signal::WatchedSegments);
     // Half of the sequence numbers are before any one (RFC 9293 3.4).
-    if expected & !0xffff_ffff == name && missing >= 1 << 31 {
-        subject.signals.count(Signal::Retransmissions);
+    if expected.flow == flow && sequence.wrapping_sub(expected.sequence) >= 1 << 31 {
+        signals.count(Signal::Retransmissions);
     } else {
-        notes.set_expected(name | u64::from(end));
+        cell.set(Expected { sequence: sequence.wrapping_add(len), flow });
     }
     Some(())
 }

@@ -8,13 +8,13 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
-    layout::{Control, Endpoint, FlowSeen, FragmentEntry, FuseTally},
+    layout::{Control, Endpoint, FlowOwner, FlowSeen, FragmentEntry, FuseTally},
     verdict::Verdict,
 };
 
 use crate::{
     chain::{self, Chain},
-    encapsulate, fast, fragment, fuse, icmp, maps, odd,
+    encapsulate, fast, flow, fragment, fuse, icmp, maps, odd,
     outcome::{Outcome, next},
     packet::Packet,
     parse::{self, Odd, Parsed},
@@ -170,16 +170,39 @@ pub(crate) extern "C" fn grayxdp_odd(context: *mut xdp_md, odd: u32) -> u64 {
     odd::process(&XdpContext::new(context), control, Odd::from_raw(odd)).raw()
 }
 
-/// Makes the flow's entry. Returns its index, or [`request::NO_ENTRY`].
+/// Finds the entry of a flow whose first bucket this is. Returns its index, or [`flow::NO_ENTRY`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_find(owner: u64, bucket: u32) -> u64 {
+    let Some(control) = maps::control() else { return flow::NO_ENTRY };
+    flow::locate(control, FlowOwner(owner), bucket)
+}
+
+/// Makes an entry for an owner in this bucket. Returns its index, or [`flow::NO_ENTRY`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_insert(owner: u64, bucket: u32, seen: u64) -> u64 {
+    let Some(control) = maps::control() else { return flow::NO_ENTRY };
+    flow::insert(control, FlowOwner(owner), bucket, FlowSeen::from_word(seen))
+}
+
+/// Whether a bucket has a place for a new flow.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_has_room(bucket: u32) -> u64 {
+    maps::control().map_or(0, |control| u64::from(flow::has_room(control, bucket)))
+}
+
+/// Makes the flow's entry. Returns its index, or [`flow::NO_ENTRY`].
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn grayxdp_enter(parsed: *const Parsed, service: u32, backend: u32) -> u64 {
-    let Some(parsed) = given(parsed) else { return request::NO_ENTRY };
+    let Some(parsed) = given(parsed) else { return flow::NO_ENTRY };
     let id = ServiceId(service);
     #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `request.rs` widened it")]
-    let Some(backend) = BackendId::from_raw(backend as u16) else { return request::NO_ENTRY };
-    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return request::NO_ENTRY };
-    request::enter(control, parsed, id, service, backend).map_or(request::NO_ENTRY, u64::from)
+    let Some(backend) = BackendId::from_raw(backend as u16) else { return flow::NO_ENTRY };
+    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return flow::NO_ENTRY };
+    request::enter(control, parsed, id, service, backend)
 }
 
 /// Finds a source port for the flow of an entry; `client` becomes the flow's source. Returns zero where none is free.
@@ -267,10 +290,27 @@ pub(crate) extern "C" fn grayxdp_tell(outcome: u64, service: u32) -> u64 {
 /// Counts a flow that got its entry. Returns whether the fuse is to be judged.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub(crate) extern "C" fn grayxdp_entered(index: u32, entrant: u64, seen: u64, former: u64) -> u64 {
+pub(crate) extern "C" fn grayxdp_entered(index: u32, entrant: u64, seen: u64) -> u64 {
     let Some(control) = maps::control() else { return 0 };
-    let [seen, former] = [seen, former].map(FlowSeen::from_word);
-    u64::from(signals::entered(control, index, Entrant(entrant), seen, former).unwrap_or(false))
+    u64::from(signals::entered(control, index, Entrant(entrant), FlowSeen::from_word(seen)).unwrap_or(false))
+}
+
+/// Counts a flow that lost its entry. Returns nothing of meaning.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_lost(index: u32, seen: u64, backend: u32) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `signals.rs` widened it")]
+    let (Some(control), Some(id)) = (maps::control(), BackendId::from_raw(backend as u16)) else { return 0 };
+    u64::from(signals::lost(control, index, FlowSeen::from_word(seen), id).is_some())
+}
+
+/// Looks whether a backend's data have been sent before. Returns nothing of meaning.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_watch(index: u32, data: u64, len: u32, backend: u32) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `signals.rs` widened it")]
+    let (Some(control), Some(id)) = (maps::control(), BackendId::from_raw(backend as u16)) else { return 0 };
+    u64::from(signals::watch(control, index, data, len, id).is_some())
 }
 
 /// Counts what a client's packet of a known flow changes. Returns nothing of meaning.

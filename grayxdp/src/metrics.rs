@@ -4,6 +4,8 @@
 //! Two formats: OpenMetrics for those that ask for it, else the Prometheus text format 0.0.4, which wants `_total` in the
 //! names of counters' help and type, too.
 
+mod signals;
+
 use std::{
     fmt,
     time::{SystemTime, UNIX_EPOCH},
@@ -20,6 +22,7 @@ use prometheus_client::{
 use crate::{
     agent::shapes::{AgentStatus, BackendStatus, Counters, ServiceStatus},
     decide::controller::State,
+    kernel::{FuseState, SignalReadings},
 };
 
 /// What one answer to a scrape is made of.
@@ -29,6 +32,10 @@ pub struct Snapshot {
     pub status: AgentStatus,
     /// How many packets ended in which way.
     pub verdicts: Vec<(Verdict, u64)>,
+    /// What was counted of connections.
+    pub signals: SignalReadings,
+    /// Fuses of the services, in order.
+    pub fuses: Vec<FuseState>,
     /// When the agent's loop last turned.
     pub last_tick: SystemTime,
 }
@@ -91,6 +98,7 @@ impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.releases(&mut encoder)?;
         self.traffic(&mut encoder)?;
+        self.signals(&mut encoder)?;
         self.agent(&mut encoder)
     }
 }

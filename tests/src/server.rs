@@ -25,7 +25,8 @@ pub const VERSION_HEADER: &str = "x-version";
 pub const SERVICE_PORT: u16 = 80;
 
 /// nginx in a namespace. Paths: `/` one line with the version; `/backend` one with the address that was connected to, and
-/// `/client` with the client's; `/files/NAME` GET and PUT; `/slow/NAME` GET at 2 MiB/s.
+/// `/client` with the client's; `/files/NAME` GET and PUT; `/slow/NAME` GET at 2 MiB/s; `/status/NNN` that status, for a few,
+/// each of which is logged.
 #[derive(Debug)]
 pub struct HttpServer {
     process: Process,
@@ -56,6 +57,11 @@ impl HttpServer {
     /// Where a file of `/files/` lies.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.join("root").join(name)
+    }
+
+    /// A line with the status of each request to `/status/`.
+    pub fn access_log(&self) -> PathBuf {
+        self.directory.join("access.log")
     }
 
     /// Ends it; its files stay until it is dropped.
@@ -91,6 +97,7 @@ error_log {directory}/error.log warn;
 events {{ worker_connections 16384; }}
 http {{
     access_log off;
+    log_format status "$status";
     server_tokens off;
     default_type text/plain;
     keepalive_timeout 600s;
@@ -111,6 +118,14 @@ http {{
         location = / {{ return 200 "{version}\n"; }}
         location = /backend {{ return 200 "$server_addr\n"; }}
         location = /client {{ return 200 "$remote_addr\n"; }}
+        location /status/ {{
+            access_log {directory}/access.log status;
+            location = /status/200 {{ return 200 "well\n"; }}
+            location = /status/304 {{ return 304; }}
+            location = /status/404 {{ return 404; }}
+            location = /status/500 {{ return 500; }}
+            location = /status/503 {{ return 503; }}
+        }}
         location /files/ {{ alias {directory}/root/; dav_methods PUT; }}
         location /slow/ {{ alias {directory}/root/; limit_rate 2m; }}
     }}

@@ -29,8 +29,8 @@ pub use self::{
         SERVICE_PEEK_DNS, SERVICE_PEEK_HTTP1, SERVICE_PEEK_TLS, SERVICE_SIGNALS, ServiceEntry,
     },
     signals::{
-        BUCKETS_PER_LINE, CLIENT_GROUPS, FlowNotes, FlowTimes, FuseAlarm, FuseCell, FuseTally, FuseWindow, GroupCell,
-        GroupRow, SIGNAL_SLOTS, Signal, SignalRow, Timing, begin_time, begin_us, turn_time, turn_us,
+        BUCKETS_PER_LINE, CLIENT_GROUPS, Expected, FlowTimes, FuseAlarm, FuseCell, FuseTally, FuseWindow, GroupCell,
+        GroupRow, SIGNAL_SLOTS, Signal, SignalRow, Timing, begin_age, begin_time, begin_us, turn_time, turn_us,
     },
     trace::TraceEvent,
 };
@@ -58,7 +58,7 @@ const _: () = {
     assert!(size_of::<SignalRow>() == 192 + 4 * 1536);
     assert!(size_of::<GroupRow>() == 2048);
     assert!(size_of::<FlowTimes>() == 8);
-    assert!(size_of::<FlowNotes>() == 16);
+    assert!(size_of::<Expected>() == 8);
     assert!(size_of::<FuseWindow>() == 64);
     assert!(size_of::<FuseCell>() == 64);
     assert!(size_of::<FuseAlarm>() == 32);
@@ -78,10 +78,10 @@ mod pod {
         BackendEntry,
         Control,
         Endpoint,
+        Expected,
         FlowBucket,
         FragmentEntry,
         FragmentKey,
-        FlowNotes,
         FlowTimes,
         FuseCell,
         FuseWindow,

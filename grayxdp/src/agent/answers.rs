@@ -161,7 +161,10 @@ impl<K: Kernel> Agent<K> {
 
     pub(super) fn snapshot(&mut self, now: Instant) -> Result<Snapshot, KernelError> {
         let status = self.status(now)?;
-        Ok(Snapshot { status, verdicts: self.releases.kernel().verdict_counts()?, last_tick: self.last_tick })
+        let verdicts = self.releases.kernel().verdict_counts()?;
+        let signals = self.releases.kernel_mut().signal_readings().clone();
+        let fuses = (0..status.services.len()).map(|service| self.releases.kernel().fuse(service)).collect();
+        Ok(Snapshot { status, verdicts, signals, fuses, last_tick: self.last_tick })
     }
 
     pub(super) fn health(&self) -> Health {

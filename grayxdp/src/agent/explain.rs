@@ -131,6 +131,9 @@ fn chosen_because(service: &ServiceConfig, version: Version, found: &Explanation
             format!("shard `{shard}` has weight {weight}, and the client's place, {position:.2} %, is {relation} it")
         }
     };
+    if found.is_fuse_blown && found.pin.is_none() {
+        text = "the fuse has blown: until it is armed again, nobody goes to v2 by weight".to_owned();
+    }
     if let Some((_, entry)) = found.candidate(version).backend
         && version_of(&entry) != version
     {
@@ -261,6 +264,7 @@ pub(super) mod tests {
             threshold: Weight::from_hundredths(3000).map(Weight::threshold),
             is_drawn: false,
             candidates: [candidate(5, v1), candidate(6, v2)],
+            is_fuse_blown: false,
             are_hops_fresh: true,
         }
     }

@@ -18,7 +18,7 @@ use super::{insight::Insight, kernel::Kernel, next_hops::Snapshot, trace::TraceS
 use crate::{
     config::Config,
     decide::{explain::Explanation, pin::Pin, settings::BackendSetting, signals::ServiceSignals, weights::Weights},
-    kernel::{BackendReading, Flow, FlowReading, KernelError, Traced},
+    kernel::{BackendReading, Blown, Flow, FlowReading, FuseState, KernelError, SignalReadings, Traced},
 };
 
 /// A config of two services; paths lie in this directory.
@@ -95,6 +95,8 @@ pub(super) struct FakeKernel {
     pub(super) dies: Option<Dies>,
     /// What every look at the signals finds; `None` where they cannot be read.
     pub(super) signals: Option<Vec<ServiceSignals>>,
+    /// What there is for metrics.
+    pub(super) signal_readings: SignalReadings,
     /// How many clients a test has let come.
     pub(super) clients: u64,
     /// Fuses that have blown, and were not armed again.
@@ -126,6 +128,7 @@ impl FakeKernel {
             fails_to_set: false,
             dies: None,
             signals: Some(Vec::new()),
+            signal_readings: SignalReadings::default(),
             clients: 0,
             blown: Vec::new(),
             written: Vec::new(),
@@ -259,6 +262,15 @@ impl Kernel for FakeKernel {
 
     fn signals(&mut self) -> Result<Vec<ServiceSignals>, KernelError> {
         self.signals.clone().ok_or_else(|| refusal("read signals"))
+    }
+
+    fn signal_readings(&mut self) -> &SignalReadings {
+        &self.signal_readings
+    }
+
+    fn fuse(&self, service: usize) -> FuseState {
+        let blown = self.blown.iter().find(|(blown, _)| *blown == service);
+        blown.map_or(FuseState::Armed, |(_, tally)| FuseState::Blown(Blown { at_ns: 0, tally: *tally }))
     }
 
     fn blown_fuses(&self) -> Vec<(usize, FuseTally)> {

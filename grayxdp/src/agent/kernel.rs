@@ -57,6 +57,10 @@ pub(super) trait Kernel: Insight {
     fn found_down(&self, service: usize) -> Vec<SocketAddr>;
     /// What was counted of each service since its counters were made; a service of which nothing is counted is left out.
     fn signals(&mut self) -> Result<Vec<ServiceSignals>, KernelError>;
+    /// See [`DataPlane::signals`]: all of it, for metrics.
+    fn signal_readings(&mut self) -> &SignalReadings;
+    /// See [`DataPlane::fuse`].
+    fn fuse(&self, service: usize) -> FuseState;
     /// Services whose fuse has blown and was not armed again, and what was counted when it did.
     fn blown_fuses(&self) -> Vec<(usize, FuseTally)>;
     /// See [`DataPlane::rearm_fuse`].
@@ -136,6 +140,14 @@ impl Kernel for DataPlane {
             ServiceSignals { service, v1: v1.clone(), v2: v2.clone(), backends }
         };
         Ok(counted.map(read).collect())
+    }
+
+    fn signal_readings(&mut self) -> &SignalReadings {
+        DataPlane::signals(self)
+    }
+
+    fn fuse(&self, service: usize) -> FuseState {
+        DataPlane::fuse(self, service)
     }
 
     fn blown_fuses(&self) -> Vec<(usize, FuseTally)> {

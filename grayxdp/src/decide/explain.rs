@@ -7,8 +7,9 @@
 use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId, ShardId, Version},
     layout::{
-        Address, BackendEntry, Control, FLOW_SEVER, FLOW_UDP, FlowBucket, FlowEntry, FlowHash, FlowSeen, FlowState,
-        METHOD_RANDOM, METHOD_RANGE, MaglevSlots, PoolTable, SERVICE_CIDR_PINS, SERVICE_DSCP_PINS, ServiceEntry,
+        Address, BackendEntry, Control, FLOW_SEVER, FLOW_UDP, FlowBucket, FlowEntry, FlowHash, FlowOwner, FlowSeen,
+        FlowState, METHOD_RANDOM, METHOD_RANGE, MaglevSlots, PoolTable, SERVICE_CIDR_PINS, SERVICE_DSCP_PINS,
+        ServiceEntry,
     },
     verdict::Verdict,
     weight::{KeyHash, Threshold},
@@ -27,6 +28,8 @@ pub trait Tables {
     fn pinned_version(&self, service: ServiceId, client: Address) -> Option<u32>;
     /// The shard of the longest network around an address.
     fn range_shard(&self, service: ServiceId, client: Address) -> Option<u32>;
+    /// Whether the fuse of a service has blown.
+    fn is_fuse_blown(&self, service: ServiceId) -> bool;
     /// A shard's weight, by its place in the map.
     fn threshold(&self, slot: u32) -> Option<Threshold>;
     /// Where the Maglev table of a pool is.
@@ -121,6 +124,8 @@ pub struct Explanation {
     pub threshold: Option<Threshold>,
     /// Whether the version is drawn for each connection, instead of following from the hash.
     pub is_drawn: bool,
+    /// Whether the service's fuse has blown: nobody goes to v2 by weight.
+    pub is_fuse_blown: bool,
     /// By version: v1, v2.
     pub candidates: [Candidate; 2],
     /// Until when next hops in the maps may be gone by, in flow ticks: beyond it the kernel is asked.
@@ -156,6 +161,7 @@ pub fn explain(tables: &impl Tables, question: Question) -> Option<Explanation> 
         shard: (shard, service.shard_count),
         threshold,
         is_drawn: service.method == METHOD_RANDOM && pin.is_none(),
+        is_fuse_blown: tables.is_fuse_blown(ServiceId(service.pools.into())),
         candidates,
         are_hops_fresh: tables.now() <= control.hops_until,
     };
@@ -177,6 +183,7 @@ fn fate(service: &ServiceEntry, question: Question, found: &Explanation) -> Fate
     let version = match (found.pin, found.threshold) {
         (Some((_, version)), _) => version,
         (None, None) => return Fate::Dropped(Verdict::DroppedNoBackend),
+        (None, Some(_)) if found.is_fuse_blown => Version::V1,
         (None, Some(_)) if found.is_drawn => return Fate::Drawn,
         (None, Some(threshold)) => threshold.version(found.hash),
     };
@@ -227,9 +234,18 @@ fn candidate(tables: &impl Tables, service: &ServiceEntry, version: Version, has
 
 fn flow(tables: &impl Tables, control: &Control, service: &ServiceEntry, question: Question) -> Option<KnownFlow> {
     let hash = FlowHash::new(control.flow_key, question.client, question.client_port, question.service);
-    let bucket = tables.flow_bucket(hash.bucket(control.flow_buckets))?;
-    let is_its = |entry: &&FlowEntry| entry.owner.is(hash) && entry.owner.backend().is_some();
-    let FlowEntry { owner, seen } = *bucket.entries.iter().find(is_its)?;
+    let entry_of = |bucket: FlowBucket, flow: FlowOwner| {
+        bucket.entries.into_iter().find(|entry| entry.owner.names(flow) && entry.owner.backend().is_some())
+    };
+    let index = hash.bucket(control.flow_buckets);
+    let bucket = tables.flow_bucket(index)?;
+    let FlowEntry { owner, seen } = match entry_of(bucket, FlowOwner::of(hash)) {
+        Some(entry) => entry,
+        None if bucket.may_have_turned_away() => {
+            entry_of(tables.flow_bucket(FlowHash::second_bucket(index))?, FlowOwner::of(hash).in_second())?
+        }
+        None => return None,
+    };
     let id = owner.backend()?;
     let backend = tables.backend(id)?;
     // An entry may outlive its service, whose number then names another one: such an entry is none.

@@ -79,7 +79,7 @@ pub(super) fn load(object: &[u8], pins: &Pins, capacities: Capacities) -> Result
     loader
         .map_max_entries("FLOWS", capacities.buckets)
         .map_max_entries("FLOW_TIMES", flows::entries_of(capacities.buckets))
-        .map_max_entries("FLOW_NOTES", capacities.buckets)
+        .map_max_entries("EXPECTED", capacities.buckets)
         .map_max_entries("SIGNALS", capacities.signals.row_count())
         .map_max_entries("GROUPS", capacities.signals.group_count())
         .map_max_entries("FUSE_WINDOWS", capacities.signals.window_count())

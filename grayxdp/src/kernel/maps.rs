@@ -37,7 +37,7 @@ use crate::decide::owners::OwnerTable;
 mod explain;
 
 /// Maps that outlive programs; pinned under their names.
-pub(super) const STATE_MAPS: [&str; 7] = ["META", "FLOWS", "FLOW_TIMES", "FLOW_NOTES", "VERDICTS", "COUNTERS", "FUSES"];
+pub(super) const STATE_MAPS: [&str; 7] = ["META", "FLOWS", "FLOW_TIMES", "EXPECTED", "VERDICTS", "COUNTERS", "FUSES"];
 /// Maps of one program that the next agent reads; pinned under their names and the program's number.
 pub(super) const INVENTORY_MAPS: [&str; 8] =
     ["CONTROL", "SERVICES", "WEIGHTS", "BACKENDS", "SOURCES", "SOURCE_SLOTS", "SIGNALS", "GROUPS"];

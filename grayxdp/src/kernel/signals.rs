@@ -7,22 +7,26 @@
 //! for a backend that serves another version now, or whose number is given to another one, moves to a row of its former
 //! version's, so that a version's sums never fall.
 
-use std::{collections::HashMap, net::SocketAddr, sync::atomic::Ordering};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::atomic::Ordering,
+};
 
 use aya::{Ebpf, maps::MapData};
 use grayxdp_common::{
     histogram::HISTOGRAM_BUCKETS,
     ids::{BackendId, ServiceId, Version},
     layout::{
-        BUCKETS_PER_LINE, BackendEntry, CLIENT_GROUPS, Control, FlowNotes, FlowTimes, GroupCell, GroupRow, NO_SERVICE,
-        SIGNAL_SLOTS, Signal, SignalRow, Timing, begin_time,
+        BUCKETS_PER_LINE, BackendEntry, CLIENT_GROUPS, Control, FlowTimes, GroupCell, GroupRow, NO_SERVICE,
+        SIGNAL_SLOTS, Signal, SignalRow, Timing, begin_age, begin_time,
     },
-    limits::{BACKENDS_MAX, FLOW_ENTRIES_PER_BUCKET},
+    limits::BACKENDS_MAX,
 };
 
 use super::{
-    DataPlane, KernelError, entries, flows,
-    inventory::{Inventory, Numbered},
+    DataPlane, KernelError, flows,
+    inventory::{BackendSlot, Inventory, Numbered},
     mapped::Mapped,
     maps::mapped,
 };
@@ -30,7 +34,9 @@ use crate::decide::signals::{Counts, GroupCounts, Histogram, Signals};
 
 /// Half-open flows older than this have not been answered in time: 4 s, in units of [`begin_time`]. A SYN is repeated after
 /// one second, and after two more.
-const OVERDUE: u32 = 4_000_000_000_u64.div_ceil(1 << 16) as u32;
+const OVERDUE: u32 = 4_000_000_000_u64.div_ceil(1 << 18) as u32;
+/// Larger ages are those of flows that begin now.
+const AGE_MAX: u32 = 1 << 23;
 /// Backends that may come while a program runs, besides as many as there are: those beyond are not watched.
 const ROWS_SPARE: u32 = 32;
 
@@ -153,7 +159,6 @@ impl Shape {
 pub(super) struct SignalMaps {
     pub(super) rows: Rows,
     times: Mapped<FlowTimes>,
-    notes: Mapped<FlowNotes>,
 }
 
 /// Rows and groups of one program.
@@ -168,26 +173,20 @@ impl SignalMaps {
         Ok(Self {
             rows: Rows { shape, rows: mapped(ebpf, "SIGNALS")?, groups: mapped(ebpf, "GROUPS")? },
             times: mapped(ebpf, "FLOW_TIMES")?,
-            notes: mapped(ebpf, "FLOW_NOTES")?,
         })
     }
 
     /// Whether a flow that is still half open should have been answered by now.
     pub(super) fn is_overdue(&self, entry: u32, now: u32) -> bool {
-        let begun = self.times.load(entry).map_or(0, |times| times.begun);
-        let age = now.wrapping_sub(begun);
+        let begun = self.times.load(entry).map_or(0, |times| times.begun());
         // One that begins now may seem to begin later than this look began.
-        begun != 0 && (OVERDUE..1 << 31).contains(&age)
+        begun != 0 && (OVERDUE..AGE_MAX).contains(&begin_age(begun, now))
     }
 
     /// Counts an error that a sweep found, for a backend of a version of a service.
     pub(super) fn count_error(&self, entry: u32, id: BackendId, backend: &BackendEntry, signal: Signal) {
         self.rows.add_one(self.rows.shape.own_row(id), signal);
-        let entries = u32::try_from(FLOW_ENTRIES_PER_BUCKET).unwrap_or(1);
-        let group = self.notes.load(entry / entries).and_then(|notes| {
-            let place = usize::try_from(entry % entries).unwrap_or(0);
-            notes.groups.get(place).copied()
-        });
+        let group = self.times.load(entry).map(|times| times.group());
         let row = self.rows.shape.groups_of(ServiceId(backend.service.into()), version_of(backend)).last();
         if let Some((group, row)) = group.zip(row) {
             self.rows.add_group_error(row, group);
@@ -402,50 +401,79 @@ fn counts(slots: &[u64; SIGNAL_SLOTS]) -> Counts {
 #[derive(Default)]
 pub(super) struct SignalCache {
     readings: SignalReadings,
-    /// By number: the counts that the sums were made at, and the sums.
-    backends: HashMap<BackendId, Kept>,
+    /// The numbers that they are of: the backends of the config, in order; and those that left. Another list, and all are
+    /// read anew.
+    numbers: Vec<(BackendId, BackendEntry)>,
+    /// The counts that each was read at; empty where it never was.
+    counts: Vec<Option<[u64; SIGNAL_SLOTS]>>,
+    /// Signals of backends that left, which follow those of the config.
+    retired: Vec<Signals>,
 }
 
-struct Kept {
-    entry: BackendEntry,
-    counts: [u64; SIGNAL_SLOTS],
-    signals: Signals,
+impl SignalCache {
+    /// Reads what has moved. Returns the numbers of the services that it is of, or `None` for all.
+    fn refresh(&mut self, rows: &Rows, inventory: &Inventory) -> Option<HashSet<u16>> {
+        let is_same = |(known, now): (&(BackendId, BackendEntry), (BackendId, BackendEntry))| {
+            known.0 == now.0 && serves_as(&known.1, &now.1)
+        };
+        let is_known = self.numbers.len() == inventory.entries().count()
+            && self.numbers.iter().zip(inventory.entries()).all(is_same);
+        if !is_known {
+            self.numbers = inventory.entries().collect();
+            self.counts = vec![None; self.numbers.len()];
+            self.retired = vec![Signals::default(); inventory.retired.len()];
+            let backend = |slot: &BackendSlot| BackendSignals {
+                service: slot.service,
+                version: slot.version,
+                address: slot.setup.address,
+                signals: Signals::default(),
+            };
+            self.readings.backends = inventory.backends.iter().map(backend).collect();
+        }
+        let mut moved = HashSet::new();
+        let places = self.readings.backends.iter_mut().map(|one| &mut one.signals).chain(&mut self.retired);
+        for (((id, entry), known), signals) in self.numbers.iter().zip(&mut self.counts).zip(places) {
+            let counts = rows.counts(rows.shape.rows_of(*id));
+            if *known != Some(counts) {
+                *known = Some(counts);
+                *signals = Signals::from(&rows.sum(rows.shape.rows_of(*id)));
+                moved.insert(entry.service);
+            }
+        }
+        is_known.then_some(moved)
+    }
+
+    /// A version of a service: backends of now and of former times, added.
+    fn version(&self, rows: &Rows, service: ServiceId, version: Version) -> Signals {
+        let mut sum = Signals::from(&rows.sum(rows.shape.past_row(service, version).into_iter()));
+        sum.groups = rows.groups(rows.shape.groups_of(service, version));
+        let all = self.readings.backends.iter().map(|one| &one.signals).chain(&self.retired);
+        for ((_, entry), signals) in self.numbers.iter().zip(all) {
+            if u32::from(entry.service) == service.0 && version_of(entry) == version {
+                sum.add(signals);
+            }
+        }
+        sum
+    }
 }
 
 impl DataPlane {
     /// All signals as they are now. Where little has moved since the last time, this costs little.
     pub fn signals(&mut self) -> &SignalReadings {
-        let rows = &self.maps.signals.rows;
-        let cache = &mut self.signal_cache;
-        let present: HashMap<BackendId, BackendEntry> = self.blueprint.inventory.entries().collect();
-        cache.backends.retain(|id, kept| present.get(id).is_some_and(|now| serves_as(now, &kept.entry)));
-        for (&id, &entry) in &present {
-            let counts = rows.counts(rows.shape.rows_of(id));
-            if cache.backends.get(&id).is_none_or(|kept| kept.counts != counts) {
-                let sum = rows.sum(rows.shape.rows_of(id));
-                cache.backends.insert(id, Kept { entry, counts, signals: Signals::from(&sum) });
+        let (rows, cache) = (&self.maps.signals.rows, &mut self.signal_cache);
+        let inventory = &self.blueprint.inventory;
+        let moved = cache.refresh(rows, inventory);
+        cache.readings.services.resize_with(inventory.services.len(), ServiceSignals::default);
+        for (index, (setup, slot)) in self.setup.services.iter().zip(&inventory.services).enumerate() {
+            let has_moved = |moved: &HashSet<u16>| moved.iter().any(|number| u32::from(*number) == slot.id.0);
+            if moved.as_ref().is_none_or(has_moved) {
+                let versions = Version::ALL.map(|version| cache.version(rows, slot.id, version));
+                let one_sided = !setup.sees_replies();
+                if let Some(service) = cache.readings.services.get_mut(index) {
+                    *service = ServiceSignals { one_sided, versions };
+                }
             }
         }
-        let services = self.setup.services.iter().zip(&self.blueprint.inventory.services);
-        let service = |(setup, slot): (&super::ServiceSetup, &super::inventory::ServiceSlot)| ServiceSignals {
-            one_sided: !setup.sees_replies(),
-            versions: Version::ALL.map(|version| {
-                let mut sum = Signals::from(&rows.sum(rows.shape.past_row(slot.id, version).into_iter()));
-                sum.groups = rows.groups(rows.shape.groups_of(slot.id, version));
-                let own =
-                    |kept: &&Kept| u32::from(kept.entry.service) == slot.id.0 && version_of(&kept.entry) == version;
-                cache.backends.values().filter(own).for_each(|kept| sum.add(&kept.signals));
-                sum
-            }),
-        };
-        cache.readings.services = services.map(service).collect();
-        let backends = self.blueprint.inventory.backends.iter().map(|slot| BackendSignals {
-            service: slot.service,
-            version: slot.version,
-            address: entries::address_of(&slot.entry),
-            signals: cache.backends.get(&slot.id).map(|kept| kept.signals.clone()).unwrap_or_default(),
-        });
-        cache.readings.backends = backends.collect();
         &cache.readings
     }
 

@@ -37,6 +37,18 @@ pub(super) struct Flow {
     pub(super) is_severed: bool,
     /// `full-nat`: its source, once one was seen.
     pub(super) source: Option<SocketAddr>,
+    pub(super) signs: Signs,
+}
+
+/// What has been counted of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Signs {
+    /// Turns that the client began, and that the server answered.
+    pub(super) turns: [u64; 2],
+    /// It was counted as an error before its backend said anything.
+    pub(super) is_fault: bool,
+    /// The server's window was zero when it last spoke.
+    pub(super) has_zero_window: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +82,7 @@ impl Flow {
             is_one_sided,
             is_severed: false,
             source: None,
+            signs: Signs::default(),
         }
     }
 

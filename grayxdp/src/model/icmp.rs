@@ -7,7 +7,7 @@ use grayxdp_common::verdict::Verdict;
 use super::{
     Arrival, Model, Result, Sent,
     change::{self, Change, carry, carry_header, carry_transport, icmp_covered, put, put_address, swapped_macs},
-    reply, request,
+    reply, request, signals,
     way::{Departure, Towards},
     wire::{self, Endpoint, Ip, Part, Reading, TCP, UDP},
     world::Newcomer,
@@ -168,6 +168,7 @@ fn to_client(model: &mut Model, arrival: Arrival<'_>, ip: &Ip, quote: &Quote, ba
     let source = if ip.source == quote.destination.address { vip.address } else { ip.source };
     let way = model.way(Towards::Client(client.address), ip.len(), arrival.interface)?;
     model.counters_of(backend, |counters| counters.icmp_errors += 1);
+    signals::unreachable(model, arrival.frame, ip, key);
     let ends = [is_full_nat.then_some(client), Some(vip)];
     Ok(sent(arrival, ip, Some((quote, ends)), [Some(source), is_full_nat.then_some(client.address)], &way))
 }

@@ -8,7 +8,9 @@
 //! shards, the outer source of `ipip`) cannot be predicted. The model looks at what the program sent, takes its choice over
 //! where it was free to make it, and makes one of its own where not, which then differs.
 //!
-//! Not modelled: a flow table that is full, the capacity of the map of fragments, the search for a free source port where
+//! Of signals, counts are modelled, but for segments that are watched for repetition: which flows are is the hash's choice.
+//!
+//! Not modelled: times, fuses, a flow table that is full, the capacity of the map of fragments, the search for a free source port where
 //! most are taken, traces, and races between CPUs.
 
 mod answer;
@@ -19,6 +21,7 @@ mod fragment;
 mod icmp;
 mod reply;
 mod request;
+mod signals;
 mod tunnel;
 mod way;
 mod wire;
@@ -43,7 +46,10 @@ use self::{
     wire::{Endpoint, Reading, Whom},
     world::World,
 };
-use crate::kernel::{Setup, SourcePorts};
+use crate::{
+    decide::signals::Counts,
+    kernel::{Setup, SourcePorts},
+};
 
 /// The XDP actions (linux/bpf.h).
 pub const XDP_DROP: u32 = 1;
@@ -165,6 +171,11 @@ impl Model {
         let sent = outcome.unwrap_or_else(|verdict| Sent::untouched(arrival, verdict));
         *self.verdicts.entry(sent.verdict).or_default() += 1;
         Outcome { verdict: sent.verdict, action: sent.action(), frame: sent.frame }
+    }
+
+    /// Signals of every backend, as [`Self::counters`]; segments that are watched for repetition are left out.
+    pub fn signals(&self) -> impl Iterator<Item = (usize, Version, SocketAddr, Counts)> {
+        self.world.backends.iter().map(|one| (one.service, one.version, one.setup.address, one.signals))
     }
 
     fn is_for(&self, whom: &Whom) -> bool {

@@ -9,6 +9,7 @@ use super::{
     change::{self, Change},
     flow::Key,
     fragment::{self, Track},
+    signals,
     way::Towards,
     wire::{Endpoint, Ip, Segment},
 };
@@ -40,8 +41,10 @@ pub(super) fn run(model: &mut Model, arrival: Arrival<'_>, ip: &Ip, segment: &Se
     if ip.hop_limit <= 1 {
         return Err(Verdict::DroppedHopLimit);
     }
+    let before = flow.clone();
     flow.server.note(segment);
     flow.last = arrival.now;
+    signals::heard(model, arrival.frame, ip, segment, key, &before);
     let (door, service) = model.world.service_of(key.0).ok_or(Verdict::PassedBackendNoFlow)?;
     let from = door.endpoint;
     let is_full_nat = matches!(service.setup.mode, ForwardMode::FullNat { .. });

@@ -9,7 +9,7 @@ use super::{
     change::{self, Change},
     flow::{Flow, Key, State},
     fragment::{self, Track},
-    tunnel,
+    signals, tunnel,
     way::{Departure, Towards},
     wire::{self, Endpoint, Ip, Reading, Segment},
     world::Newcomer,
@@ -42,9 +42,11 @@ pub(super) fn run(model: &mut Model, arrival: Arrival<'_>, ip: &Ip, segment: &Se
     let (backend, passage) = match known(model, key, segment, arrival.now) {
         Some(flow) if flow.is_severed => return answer::sever_request(model, arrival, ip, segment, key),
         Some(flow) => {
+            let before = flow.clone();
             flow.client.note(segment);
             flow.last = arrival.now;
-            (flow.backend, Passage { is_known: true, ..Passage::default() })
+            signals::spoken(model, key, &before, segment, signals::payload(arrival.frame, ip, segment));
+            (before.backend, Passage { is_known: true, ..Passage::default() })
         }
         None => begin(model, arrival, ip, segment, key)?,
     };
@@ -83,7 +85,7 @@ fn begin(
     if !segment.is_reset() {
         let is_one_sided = matches!(mode, Some(ForwardMode::Dsr | ForwardMode::Ipip { .. }));
         let flow = Flow::new(choice.backend, segment, is_one_sided, arrival.now);
-        model.flows.by_key.insert(key, flow);
+        signals::entered(model, key, flow, segment);
     } else if is_full_nat {
         // Nothing is kept for a reset, so no source port can be.
         return Err(Verdict::DroppedNoSourcePort);

@@ -13,7 +13,7 @@ use siphasher::sip::SipHasher13;
 use super::wire::Endpoint;
 use crate::{
     config::{Key, Protocol},
-    decide::maglev,
+    decide::{maglev, signals::Counts},
     kernel::{BackendSetup, ForwardMode, Network, ServiceSetup, Setup, Shards, Standing, WhenEmpty},
 };
 
@@ -42,6 +42,7 @@ pub(super) struct Backend {
     pub(super) version: Version,
     pub(super) setup: BackendSetup,
     pub(super) counters: BackendCounters,
+    pub(super) signals: Counts,
 }
 
 /// Where a new flow goes, and why.
@@ -92,6 +93,7 @@ impl World {
                     version,
                     setup,
                     counters: BackendCounters::default(),
+                    signals: Counts::default(),
                 }));
             }
             let weights = vec![Weight::ZERO; setup.shards.count() as usize];

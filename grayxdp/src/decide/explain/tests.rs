@@ -19,6 +19,7 @@ struct Fake {
     pins: Option<u32>,
     range: Option<u32>,
     weights: HashMap<u32, Weight>,
+    is_fuse_blown: bool,
     pools: HashMap<u32, PoolTable>,
     backends: HashMap<u16, BackendEntry>,
     buckets: HashMap<u32, FlowBucket>,
@@ -37,6 +38,9 @@ impl Tables for Fake {
     }
     fn range_shard(&self, service: ServiceId, _: Address) -> Option<u32> {
         self.range.filter(|_| service == SERVICE)
+    }
+    fn is_fuse_blown(&self, _: ServiceId) -> bool {
+        self.is_fuse_blown
     }
     fn threshold(&self, slot: u32) -> Option<Threshold> {
         self.weights.get(&slot).map(|weight| weight.threshold())
@@ -92,6 +96,7 @@ fn fake() -> Fake {
         pins: None,
         range: None,
         weights: (10..14).map(|slot| (slot, Weight::ZERO)).collect(),
+        is_fuse_blown: false,
         pools: HashMap::from([(6, PoolTable::new(0, 101)), (7, PoolTable::new(100, 101))]),
         backends: HashMap::from([(1, backend("10.0.1.10", Version::V1)), (2, backend("10.0.2.10", Version::V2))]),
         buckets: HashMap::new(),
@@ -122,6 +127,25 @@ impl Fake {
 }
 
 #[test]
+fn a_flow_in_its_second_bucket_is_found_where_the_first_one_may_have_turned_it_away() {
+    let mut tables = fake().with_flow(FlowSeen {
+        client: SEEN_PACKET | SEEN_SEGMENT,
+        backend: SEEN_PACKET | SEEN_SEGMENT,
+        ..FlowSeen::default()
+    });
+    let (&first, bucket) = tables.buckets.iter().next().expect("the flow's");
+    let entry = bucket.entries[3];
+    let mut second = FlowBucket::default();
+    second.entries[0] = FlowEntry { owner: entry.owner.in_second(), ..entry };
+    let freed = FlowEntry { owner: FlowOwner::FREED, ..FlowEntry::default() };
+    tables.buckets.insert(FlowHash::second_bucket(first), second);
+    tables.buckets.insert(first, FlowBucket { entries: [freed; 8] });
+    assert!(asked(&tables).flow.is_some());
+    tables.buckets.insert(first, FlowBucket::default());
+    assert!(asked(&tables).flow.is_none());
+}
+
+#[test]
 fn weights_of_the_own_shard_decide_and_no_others() {
     let mut tables = fake();
     let found = asked(&tables);
@@ -132,6 +156,22 @@ fn weights_of_the_own_shard_decide_and_no_others() {
     tables.weights = (10..14).map(|slot| (slot, Weight::ZERO)).collect();
     tables.weights.insert(10 + found.shard.0.0, Weight::FULL);
     assert_eq!(asked(&tables).fate, Fate::Chosen(Version::V2, id(2)));
+}
+
+#[test]
+fn a_blown_fuse_leads_to_v1_whoever_is_not_pinned() {
+    let mut tables = fake();
+    tables.weights.values_mut().for_each(|weight| *weight = Weight::FULL);
+    let version = |tables: &Fake| match asked(tables).fate {
+        Fate::Chosen(version, _) => version,
+        fate => panic!("{fate:?}"),
+    };
+    assert_eq!(version(&tables), Version::V2);
+    tables.is_fuse_blown = true;
+    assert_eq!(version(&tables), Version::V1);
+    tables.service.flags |= SERVICE_CIDR_PINS;
+    tables.pins = Some(Version::V2 as u32);
+    assert_eq!(version(&tables), Version::V2);
 }
 
 #[test]

@@ -32,6 +32,10 @@ impl Tables for Maps {
         longest(&self.ranges, service, client)
     }
 
+    fn is_fuse_blown(&self, service: ServiceId) -> bool {
+        self.fuses.blown(service).is_some()
+    }
+
     fn threshold(&self, slot: u32) -> Option<Threshold> {
         self.threshold(slot)
     }

@@ -151,23 +151,26 @@ fn reading_costs() {
     const BACKENDS: u16 = 4095;
     let shape = Shape { stripes: 2, rows: BACKENDS + 1, services: 100 };
     let rows = rows(shape);
-    let read = |what: &str| {
+    let of = |raw: u16| (id(raw), entry(0, raw % 100, if raw % 200 < 100 { Version::V1 } else { Version::V2 }));
+    let inventory = Inventory { retired: (1..=BACKENDS).map(of).collect(), ..Inventory::default() };
+    let mut cache = SignalCache::default();
+    let mut read = |what: &str| {
         let began = std::time::Instant::now();
-        let mut sum = Signals::default();
-        for raw in 1..=BACKENDS {
-            sum.add(&signals(&rows, shape.rows_of(id(raw))));
-        }
-        println!("{what}: {:?}, {} flows", began.elapsed(), sum.counts.flows);
+        let moved = cache.refresh(&rows, &inventory);
+        let services = (0..100).filter(|service| moved.as_ref().is_none_or(|moved| moved.contains(service)));
+        let flows: u64 = services
+            .flat_map(|service| Version::ALL.map(|version| (service, version)))
+            .map(|(service, version)| cache.version(&rows, ServiceId(service.into()), version).counts.flows)
+            .sum();
+        println!("{what}: {:?}, {flows} flows", began.elapsed());
     };
     let times: Vec<u32> = (0..200).map(|nth| 200 + nth * 40).collect();
-    for raw in 1..=BACKENDS {
-        for stripe in 0..2 {
-            count(&rows, stripe, id(raw), 3, &times);
-        }
-    }
-    read("all rows, first");
-    read("all rows, again");
-    let began = std::time::Instant::now();
-    let counts: u64 = (1..=BACKENDS).map(|raw| rows.counts(shape.rows_of(id(raw)))[0]).sum();
-    println!("counts only: {:?}, {counts} flows", began.elapsed());
+    let move_all = || (1..=BACKENDS).for_each(|raw| (0..2).for_each(|stripe| count(&rows, stripe, id(raw), 3, &times)));
+    move_all();
+    read("first");
+    move_all();
+    read("all moved");
+    read("none moved");
+    count(&rows, 0, id(7), 1, &times);
+    read("one moved");
 }

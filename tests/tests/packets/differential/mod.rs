@@ -66,7 +66,7 @@ fn run_episode(rig: &mut Rig, steps: &[step::Step], is_leased: bool) -> (u64, Op
 
 #[test]
 fn the_program_does_what_the_model_says_with_20_000_packets() {
-    let report = run("model", 20_000, 1);
+    let report = run("model", 20_000, 2);
     assert_eq!(report.differences, 0, "of {} packets", report.packets);
     // Whatever the test network can bring about has been.
     let unreachable = [

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use grayxdp::{
+    decide::signals,
     kernel::{DataPlane, Setup},
     model::{Arrival, Model, Outcome, XDP_DROP},
 };
@@ -48,10 +49,21 @@ pub(super) struct Run<'a> {
     model_before: Counts,
 }
 
+/// Counts of signals, but for segments that are watched for repetition: which flows are, the model does not know.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Signals(signals::Counts);
+
+impl From<signals::Counts> for Signals {
+    fn from(counts: signals::Counts) -> Self {
+        Self(signals::Counts { watched_segments: 0, retransmissions: 0, ..counts })
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Default)]
 struct Counts {
     verdicts: Vec<(Verdict, u64)>,
     backends: HashMap<(usize, Version, std::net::SocketAddr), BackendCounters>,
+    signals: HashMap<(usize, Version, std::net::SocketAddr), Signals>,
 }
 
 impl Rig {
@@ -81,15 +93,17 @@ impl Rig {
     }
 
     /// How many packets ended in each way, of those that did.
-    pub(super) fn verdicts(&self) -> Vec<(Verdict, u64)> {
+    pub(super) fn verdicts(&mut self) -> Vec<(Verdict, u64)> {
         self.counts().verdicts.into_iter().filter(|(_, count)| *count > 0).collect()
     }
 
-    fn counts(&self) -> Counts {
+    fn counts(&mut self) -> Counts {
         let readings = self.plane.backend_readings().expect("readable");
         let backends =
             readings.into_iter().map(|one| ((one.service, one.version, one.address), one.counters)).collect();
-        Counts { verdicts: self.plane.verdict_counts().expect("readable"), backends }
+        let signals = self.plane.signals().backends.iter();
+        let signals = signals.map(|one| ((one.service, one.version, one.address), one.signals.counts.into())).collect();
+        Counts { verdicts: self.plane.verdict_counts().expect("readable"), backends, signals }
     }
 }
 
@@ -97,6 +111,10 @@ fn counts_of(model: &Model) -> Counts {
     Counts {
         verdicts: Verdict::ALL.into_iter().map(|verdict| (verdict, model.count_of(verdict))).collect(),
         backends: model.counters().map(|(service, version, address, one)| ((service, version, address), one)).collect(),
+        signals: model
+            .signals()
+            .map(|(service, version, address, one)| ((service, version, address), one.into()))
+            .collect(),
     }
 }
 
@@ -113,6 +131,12 @@ fn since(after: &Counts, before: &Counts) -> (Vec<(Verdict, u64)>, Vec<String>) 
             format!("service {} {} {}: {delta:?}", name.0, name.1.name(), name.2)
         })
         .collect();
+    let signals = after.signals.iter().filter_map(|(name, after)| {
+        let grown = after.0.since(&before.signals.get(name).copied().unwrap_or_default().0).expect("none fell");
+        let grown: Vec<_> = grown.named().into_iter().filter(|(_, count)| *count > 0).collect();
+        (!grown.is_empty()).then(|| format!("service {} {} {}: {grown:?}", name.0, name.1.name(), name.2))
+    });
+    backends.extend(signals);
     backends.sort();
     (verdicts.filter(|(_, count)| *count > 0).collect(), backends)
 }

@@ -150,6 +150,23 @@ impl Shape {
 }
 
 const FLAGS: [u8; 20] = [2, 2, 2, 2, 2, 16, 16, 16, 24, 24, 18, 17, 17, 4, 20, 20, 1, 0, 3, 0xc2];
+/// What is looked for in responses, and what nearly is.
+const RESPONSES: [&[u8]; 14] = [
+    b"HTTP/1.1 200 OK",
+    b"HTTP/1.0 302\r\n",
+    b"HTTP/1.1 404 ",
+    b"HTTP/1.1 503 x",
+    b"HTTP/1.1 100 Continue",
+    b"HTTP/1.1 101 ",
+    b"HTTP/1.1 700 ",
+    b"HTTP/1.1 20",
+    b"\x16\x03\x03\x01\x00",
+    b"\x15\x03\x03\x00\x02",
+    b"\x12\x34\x81\x80\0\x01\0\x01\0\0\0\0",
+    b"\x12\x34\x81\x82\0\x01\0\x01\0\0\0\0",
+    b"\0\x40\x12\x34\x81\x83\0\x01\0\x01\0\0\0\0",
+    b"\x12\x34\x01\x80\0\x01\0\x01\0\0\0\0",
+];
 const EXTENSIONS: [u8; 9] = [0, 43, 44, 51, 60, 135, 139, 140, 60];
 
 /// Fields but for the ends.
@@ -182,6 +199,8 @@ fn details(dice: &mut Dice, is_v4: bool) -> Shape {
         2 => 0,
         _ => dice.under(40),
     };
+    let random = (0..size).map(|_| dice.byte()).collect();
+    let payload = if dice.one_in(3) { [dice.pick(&RESPONSES).to_vec(), random].concat() } else { random };
     Shape {
         tags,
         source: nothing,
@@ -197,7 +216,7 @@ fn details(dice: &mut Dice, is_v4: bool) -> Shape {
         numbers: [dice.word(), dice.word()].map(|word| u32::try_from(word >> 32).expect("32 bits")),
         tcp_option_words: if dice.one_in(6) { dice.under(11) } else { 0 },
         has_udp_checksum: !dice.one_in(6),
-        payload: (0..size).map(|_| dice.byte()).collect(),
+        payload,
         padding: if dice.one_in(10) { dice.under(12) } else { 0 },
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use grayxdp::{
-    config::{Key, Protocol, XdpMode},
+    config::{Key, Observe, Protocol, XdpMode},
     kernel::{
         BackendSetup, ForwardMode, Network, PinRules, ServiceSetup, Setup, Shards, SignalSetup, SourcePorts, Standing,
         WhenEmpty,
@@ -72,11 +72,21 @@ impl Builder {
             udp_idle: Duration::from_secs(600),
             maglev_slots: 1021,
             when_empty: WhenEmpty::OtherVersion,
-            signals: SignalSetup::default(),
+            signals: SignalSetup { observe: observed(number, protocol), ..SignalSetup::default() },
             pools: pools(is_v4, 8000 + number),
         };
         change(&mut service);
         self.0.push(service);
+    }
+}
+
+/// Something of each kind in every mode.
+fn observed(number: u16, protocol: Protocol) -> Observe {
+    let of_tcp = [Observe::Http1, Observe::Tls, Observe::Dns, Observe::None];
+    match protocol {
+        Protocol::Tcp => of_tcp[usize::from(number) % of_tcp.len()],
+        Protocol::Udp if number.is_multiple_of(2) => Observe::Dns,
+        Protocol::Udp => Observe::None,
     }
 }
 
