@@ -14,7 +14,9 @@ use super::{
 };
 use crate::{
     cidr::Network,
-    config::{BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, BPFFS_DEFAULT, SOCKET_DEFAULT},
+    config::{
+        BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, BPFFS_DEFAULT, SOCKET_DEFAULT, part_from_text, rate_from_text,
+    },
     percent::weight_from_text,
 };
 
@@ -88,11 +90,35 @@ pub enum Command {
         file: PathBuf,
     },
     /// Show how a config file's schedules will move the weights; changes nothing.
-    #[command(after_help = "Examples:\n  grayxdp plan lb.toml\n  grayxdp plan lb.toml --service web -o json")]
+    ///
+    /// With --rate it also says how long the judge takes, at each weight, to find a v2 that fails so many times as often
+    /// as v1, and to prove that one as good as v1 is no worse.
+    #[command(
+        after_help = "Examples:\n  grayxdp plan lb.toml\n  grayxdp plan lb.toml --service web -o json\n  grayxdp plan lb.toml --rate 1000/s --base-error 0.5%"
+    )]
     Plan {
         /// The config file.
         file: PathBuf,
         /// Only this service.
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Connections a second.
+        #[arg(long, value_name = "N/s", value_parser = rate_from_text)]
+        rate: Option<f64>,
+        /// The part of v1's connections that fails.
+        #[arg(long, value_name = "PERCENT", default_value = "0.1%", value_parser = part_from_text, requires = "rate")]
+        base_error: f64,
+    },
+    /// Run many releases against modelled traffic: how often is v2 rolled back, rightly or wrongly, and how soon?
+    ///
+    /// The file has a `[simulate]` table with `runs`, `duration`, `rate`, `base_error`, `v2_error_ratio`,
+    /// `v2_latency_ratio`, `burst_mean`, `drift`, `fault_at` and `seed`, each with a default; beside it there may be
+    /// services, of which the release is simulated. Judge and controller are the agent's own.
+    #[command(after_help = "Examples:\n  grayxdp simulate sim.toml\n  grayxdp simulate sim.toml --service web -o json")]
+    Simulate {
+        /// The file.
+        file: PathBuf,
+        /// This service; the first one if left out.
         #[arg(long, value_name = "NAME")]
         service: Option<String>,
     },

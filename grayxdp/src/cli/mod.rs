@@ -3,6 +3,7 @@
 pub mod args;
 mod check;
 pub(crate) mod client;
+mod curve;
 mod error;
 mod explain;
 mod flows;
@@ -10,6 +11,7 @@ mod history;
 mod plan;
 mod print;
 mod remote;
+mod simulate;
 pub(crate) mod status;
 mod trace;
 pub(crate) mod wait;
@@ -63,7 +65,11 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::Run { config } => Ok(agent::run(check::load(&config)?)?),
         Command::Check { file } => check::execute(&file, output),
-        Command::Plan { file, service } => plan::execute(&file, service.as_deref(), output),
+        Command::Plan { file, service, rate, base_error } => {
+            let traffic = rate.map(|rate| plan::Expected { rate, base_error });
+            plan::execute(&file, service.as_deref(), traffic, output)
+        }
+        Command::Simulate { file, service } => simulate::execute(&file, service.as_deref(), output),
         Command::Detach { bpffs } => detach(socket, bpffs.as_deref(), output),
         Command::Client(command) => remote::execute(socket, output, command),
         Command::Completions { shell } => completions(shell),

@@ -1,5 +1,7 @@
 //! `grayxdp plan`: schedules as tables and curves.
 
+mod detection;
+
 use std::{fmt::Write as _, path::Path, time::Duration};
 
 use grayxdp_common::weight::Weight;
@@ -8,6 +10,7 @@ use serde_json::{Value, json};
 use super::{
     args::Output,
     check::load,
+    curve::{self, Curve, time},
     error::CliError,
     print::{self, Align},
 };
@@ -20,25 +23,30 @@ use crate::{
     percent::percent,
 };
 
+pub(super) use self::detection::Expected;
+
 /// Points of a smooth schedule in JSON, besides its beginning: it has up to 10,000 changes.
 const SMOOTH_POINTS: u32 = 100;
 /// Longer tables are thinned out for people.
 const ROWS_MAX: usize = 41;
 const TURNS_MAX: usize = 17;
-/// Columns and lines of the drawing, without its axes.
-const CURVE_COLUMNS: u32 = 68;
-const CURVE_LINES: u32 = 10;
+const DETECTION_ROWS_MAX: usize = 21;
 
-pub(super) fn execute(path: &Path, only: Option<&str>, output: Output) -> Result<(), CliError> {
+pub(super) fn execute(
+    path: &Path,
+    only: Option<&str>,
+    expected: Option<Expected>,
+    output: Output,
+) -> Result<(), CliError> {
     let config = load(path)?;
     let services = chosen(&config, only, path)?;
     match output {
         Output::Json => {
-            let plans: Vec<Value> = services.into_iter().map(to_json).collect();
+            let plans: Vec<Value> = services.into_iter().map(|service| to_json(service, expected)).collect();
             print::json(&json!({ "services": plans }))
         }
         Output::Text => {
-            let plans: Vec<String> = services.into_iter().map(to_text).collect();
+            let plans: Vec<String> = services.into_iter().map(|service| to_text(service, expected)).collect();
             print::text(&plans.join("\n"))
         }
     }
@@ -85,21 +93,25 @@ fn turns(plan: Plan<'_>) -> Vec<(Duration, String)> {
     begins.zip((0..shards.count()).map(|place| shards.name(shards.in_turn(place)).into_owned())).collect()
 }
 
-fn to_json(service: &ServiceConfig) -> Value {
+fn to_json(service: &ServiceConfig, expected: Option<Expected>) -> Value {
     let (schedule, plan) = (&service.schedule, service.plan());
     let step = |(at, weight): (Duration, Weight)| json!({ "at_s": at.as_secs_f64(), "weight": percent(weight) });
     let turn = |(at, shard): (Duration, String)| json!({ "at_s": at.as_secs_f64(), "shard": shard });
-    json!({
+    let mut plan_json = json!({
         "service": service.name,
         "kind": schedule.kind(),
         "order": plan.order.name(),
         "duration_s": plan.duration().map(|duration| duration.as_secs_f64()),
         "steps": steps(schedule).into_iter().map(step).collect::<Vec<_>>(),
         "turns": turns(plan).into_iter().map(turn).collect::<Vec<_>>(),
-    })
+    });
+    if let (Some(expected), Some(object)) = (expected, plan_json.as_object_mut()) {
+        object.insert("detection".to_owned(), detection::to_json(service, &steps(schedule), expected));
+    }
+    plan_json
 }
 
-fn to_text(service: &ServiceConfig) -> String {
+fn to_text(service: &ServiceConfig, expected: Option<Expected>) -> String {
     let schedule = &service.schedule;
     let Some(end) = schedule.duration() else {
         return format!(
@@ -116,7 +128,10 @@ fn to_text(service: &ServiceConfig) -> String {
         let _ = writeln!(text, "Each shard takes {} in its turn; those behind it wait at the first weight.", time(end));
     }
     text.push('\n');
-    draw(&mut text, schedule, end);
+    let weight = |column: usize| {
+        schedule.weight_at(end * u32::try_from(column).unwrap_or(curve::COLUMNS) / (curve::COLUMNS - 1))
+    };
+    curve::draw(&mut text, &Curve { weight: &weight, end });
     text.push('\n');
     let all = steps(schedule);
     let shown = thinned(&all, ROWS_MAX);
@@ -135,6 +150,10 @@ fn to_text(service: &ServiceConfig) -> String {
             let _ = writeln!(text, "({} of {} shards; -o json has them all)", shown.len(), turns.len());
         }
     }
+    if let Some(expected) = expected {
+        text.push('\n');
+        text.push_str(&detection::to_text(service, &thinned(&all, DETECTION_ROWS_MAX), expected));
+    }
     text
 }
 
@@ -145,45 +164,6 @@ fn thinned<T: Clone>(rows: &[T], rows_max: usize) -> Vec<T> {
     }
     let (shown, last) = (rows_max.div_ceil(2), rows.len() - 1);
     (0..shown).map(|row| rows[row * last / (shown - 1)].clone()).collect()
-}
-
-/// Percent upwards, time to the right; no line is longer than 80 columns.
-fn draw(text: &mut String, schedule: &Schedule, end: Duration) {
-    const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let column = |column: u32| {
-        let weight = schedule.weight_at(end * column / (CURVE_COLUMNS - 1));
-        // Rounded up, so that the smallest weight can be seen.
-        (u32::from(weight.hundredths()) * CURVE_LINES * 8).div_ceil(u32::from(Weight::FULL.hundredths()))
-    };
-    let heights: Vec<u32> = (0..CURVE_COLUMNS).map(column).collect();
-    for line in (0..CURVE_LINES).rev() {
-        let label = match line + 1 {
-            CURVE_LINES => "100 % ┤",
-            HALF => " 50 % ┤",
-            _ => "      │",
-        };
-        let cell = |height: &u32| EIGHTHS[height.saturating_sub(line * 8).min(8) as usize];
-        let cells: String = heights.iter().map(cell).collect();
-        text.push_str(label);
-        text.push_str(cells.trim_end());
-        text.push('\n');
-    }
-    const HALF: u32 = CURVE_LINES / 2;
-    let width = CURVE_COLUMNS as usize;
-    text.push_str(&format!("  0 % └{}\n", "─".repeat(width)));
-    let (middle, last) = (rough_time(end / 2), rough_time(end));
-    let half = width / 2;
-    let (start, rest) = (half / 2, width - half / 2 - half);
-    let _ = writeln!(text, "       {:<start$}{middle:^half$}{last:>rest$}", "0s");
-}
-
-/// The two largest units, for places that are narrow.
-fn rough_time(length: Duration) -> String {
-    time(length).split(' ').take(2).collect::<Vec<_>>().join(" ")
-}
-
-fn time(time: Duration) -> String {
-    humantime::format_duration(Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))).to_string()
 }
 
 #[cfg(test)]
@@ -211,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_plan_is_drawn_like_this() {
-        let found = to_text(&service(r#"{ kind = "step", weights = [1, 10, 30, 50], every = "5m" }"#));
+        let found = to_text(&service(r#"{ kind = "step", weights = [1, 10, 30, 50], every = "5m" }"#), None);
         let expected = [
             "web: step 1.00 → 10.00 → 30.00 → 50.00 %, one every 5m; paused after 15m",
             "",
@@ -259,15 +239,18 @@ mod tests {
                 ], "turns": [{ "at_s": 0.0, "shard": "internal" }, { "at_s": 10.0, "shard": "rest" }]}),
             ),
         ] {
-            assert_eq!(to_json(&service(schedule)), expected);
+            assert_eq!(to_json(&service(schedule), None), expected);
         }
     }
 
     #[test]
     fn a_plan_shard_by_shard_says_whose_turn_is_when() {
-        let text = to_text(&service(
-            "{ kind = \"step\", weights = [1, 100], every = \"10s\" }\nshards = { count = 40 }\nrelease.order = \"one-by-one\"",
-        ));
+        let text = to_text(
+            &service(
+                "{ kind = \"step\", weights = [1, 100], every = \"10s\" }\nshards = { count = 40 }\nrelease.order = \"one-by-one\"",
+            ),
+            None,
+        );
         assert!(
             text.starts_with("web: step 1.00 → 100.00 %, one every 10s, shard by shard; promoted after 6m 40s\n"),
             "{text}"
@@ -297,7 +280,7 @@ mod tests {
             r#"{ kind = "manual" }"#,
         ] {
             let service = service(schedule);
-            let text = to_text(&service);
+            let text = to_text(&service, None);
             let drawn = text.lines().skip(2).map(|line| line.chars().count()).max().unwrap_or(0);
             assert!(drawn <= 80 && text.lines().count() < 60, "{text}");
             if let Some(&(at, weight)) = steps(&service.schedule).last() {

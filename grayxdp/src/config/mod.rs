@@ -15,6 +15,7 @@ mod section;
 mod service;
 mod shards;
 mod signals;
+mod simulation;
 mod timeouts;
 mod value;
 
@@ -32,6 +33,7 @@ pub use self::mode::Mode;
 pub use self::problems::{ConfigError, ConfigErrors};
 pub use self::service::{BACKEND_WEIGHT_DEFAULT, BACKEND_WEIGHT_MAX, BackendAddressError};
 pub use self::signals::{Fuse, Observe};
+pub use self::simulation::{SimulatedService, Simulation, part_from_text, rate_from_text};
 pub use self::timeouts::Timeouts;
 use self::{
     problems::Problems,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use grayxdp_common::weight::Weight;
 
 use crate::decide::{
-    controller::{Analysis, Event, Policy, Release, State, Terms, step},
+    controller::{Event, Policy, Release, State, Terms, step},
     evidence::Judgement,
     plan::Plan,
 };
@@ -13,21 +13,14 @@ use crate::decide::{
 /// A release on its way.
 #[derive(Clone, Debug)]
 pub struct Driver<'a> {
-    plan: Plan<'a>,
-    policy: Policy,
+    terms: Terms<'a>,
     release: Release,
 }
 
 impl<'a> Driver<'a> {
-    /// One that has just begun, with a judge and nothing else that stops it.
-    pub fn start(plan: Plan<'a>) -> Self {
-        let analysis = Analysis { enabled: true, ..Policy::bare().analysis };
-        Self::with_policy(plan, Policy { analysis, ..Policy::bare() })
-    }
-
     /// One that has just begun.
-    pub fn with_policy(plan: Plan<'a>, policy: Policy) -> Self {
-        let mut driver = Self { plan, policy, release: Release::idle() };
+    pub fn start(plan: Plan<'a>, policy: &'a Policy) -> Self {
+        let mut driver = Self { terms: Terms { plan, policy }, release: Release::idle() };
         // An idle release can always be started.
         driver.happens(Event::Start);
         driver
@@ -40,8 +33,7 @@ impl<'a> Driver<'a> {
     }
 
     fn happens(&mut self, event: Event) {
-        let terms = Terms { plan: self.plan, policy: &self.policy };
-        if let Ok(next) = step(terms, &self.release, event) {
+        if let Ok(next) = step(self.terms, &self.release, event) {
             self.release = next;
         }
     }

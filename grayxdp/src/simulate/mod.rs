@@ -11,7 +11,7 @@ mod traffic;
 
 use std::{num::NonZero, thread, time::Duration};
 
-use crate::decide::{judge::JudgeConfig, plan::Plan};
+use crate::decide::{controller::Policy, plan::Plan};
 
 pub use self::{
     driver::Driver,
@@ -36,8 +36,8 @@ pub struct Scenario<'a> {
     pub traffic: &'a TrafficModel,
     /// How v2's weight is to move.
     pub plan: Plan<'a>,
-    /// What the judge goes by.
-    pub judge: JudgeConfig,
+    /// What stops, ends and undoes a release, and what the judge goes by.
+    pub policy: &'a Policy,
 }
 
 /// All releases of a scenario, on all processors.

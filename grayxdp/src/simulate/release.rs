@@ -41,10 +41,10 @@ pub const PATH_POINTS: u32 = 68;
 
 /// The release with this number.
 pub fn run(scenario: &Scenario<'_>, number: u32) -> Run {
-    let &Scenario { duration, seed, traffic, plan, judge, .. } = scenario;
+    let &Scenario { duration, seed, traffic, plan, policy, .. } = scenario;
     let mut stream = Stream::new(traffic, seed, number);
-    let mut judge = Judge::new(judge);
-    let mut driver = Driver::start(plan);
+    let mut judge = Judge::new(policy.analysis.judge);
+    let mut driver = Driver::start(plan, policy);
     let (mut says, mut judgement) = (judge.verdict(), judge.judgement());
     let mut path = Vec::with_capacity(PATH_POINTS as usize);
     let mut now = Duration::ZERO;

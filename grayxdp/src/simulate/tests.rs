@@ -2,7 +2,8 @@ use grayxdp_common::weight::Weight;
 
 use super::*;
 use crate::decide::{
-    judge::{Judge, Tick, Verdict},
+    controller::Analysis,
+    judge::{Judge, JudgeConfig, Tick, Verdict},
     plan::Order,
     schedule::Schedule,
     shards::{Sharding, Shards},
@@ -97,6 +98,8 @@ fn a_scenario_is_the_same_on_any_number_of_threads_and_its_fault_is_found_when_i
         step: Weight::from_hundredths(500).expect("5 %"),
         every: Duration::from_secs(30),
     };
+    let judge = JudgeConfig { correlated: false, ..JudgeConfig::default() };
+    let policy = Policy { analysis: Analysis { enabled: true, judge, ..Policy::bare().analysis }, ..Policy::bare() };
     let sharding = Sharding::Hash;
     let plan = Plan { schedule: &schedule, order: Order::Together, shards: Shards::new(&sharding, 1) };
     let at = Duration::from_secs(120);
@@ -108,7 +111,7 @@ fn a_scenario_is_the_same_on_any_number_of_threads_and_its_fault_is_found_when_i
         seed: 7,
         traffic,
         plan,
-        judge: JudgeConfig { correlated: false, ..JudgeConfig::default() },
+        policy: &policy,
     };
     let traffic = TrafficModel { fault, ..TrafficModel::default() };
     let runs = all(&scenario(&traffic));

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::ratio::RARE;
+use super::{JudgeConfig, ratio::RARE};
 
 /// Traffic and its usual errors.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -22,7 +22,7 @@ pub struct Traffic {
 }
 
 /// What is searched for in many ways at once costs so much evidence more, as a logarithm: alternatives, beginnings.
-pub const MIXTURE_COST: f64 = 1.6;
+pub const MIXTURE_COST: f64 = 1.4;
 
 impl Traffic {
     /// Of all connections a second, this part going to v2.
@@ -61,14 +61,26 @@ impl Traffic {
         seconds((1.0 / alpha).ln() / self.drift_of_harm(ratio))
     }
 
-    /// How long it takes to find a v2 that is this many times as bad, with the part `budget` of the false alarms for it.
-    pub fn time_to_find(&self, ratio: f64, alpha: f64, budget: f64) -> Option<Duration> {
-        seconds(((1.0 / (alpha * budget)).ln() + MIXTURE_COST) / self.drift_of_harm(ratio))
+    /// How long it takes the judge to find a v2 that is this many times as bad, in errors of independent connections.
+    pub fn time_to_find(&self, ratio: f64, judge: &JudgeConfig) -> Option<Duration> {
+        let drift = self.drift_of_harm(ratio) - self.drift_of_harm_towards(ratio, judge.tolerate);
+        seconds(((1.0 / judge.false_alarm).ln() + MIXTURE_COST) / drift)
     }
 
-    /// How long it takes to prove that a v2 as good as v1 is no worse.
-    pub fn time_to_clear(&self, margin: f64, alpha: f64) -> Option<Duration> {
-        seconds(((1.0 / alpha).ln() + MIXTURE_COST) / self.drift_of_clearing(margin))
+    /// What the tolerated ratio explains of that growth: none if it is one.
+    fn drift_of_harm_towards(&self, ratio: f64, tolerate: f64) -> f64 {
+        let Self { rate1, rate2, base } = *self;
+        let (all, bad) = (rate1 + rate2, rate1 + rate2 * ratio);
+        if all <= 0.0 {
+            return 0.0;
+        }
+        base * (rate2 * ratio * tolerate.ln() - bad * ((rate1 + rate2 * tolerate) / all).ln())
+    }
+
+    /// How long it takes the judge to prove that a v2 as good as v1 is no worse.
+    pub fn time_to_clear(&self, judge: &JudgeConfig) -> Option<Duration> {
+        let drift = self.drift_of_clearing(judge.margin).max(self.drift_of_rarity(judge.negligible));
+        seconds(((1.0 / judge.false_alarm).ln() + MIXTURE_COST) / drift)
     }
 }
 
@@ -100,7 +112,7 @@ mod tests {
             Traffic::at_weight(1000.0, 1.0, 0.005),
             Traffic::at_weight(1000.0, 0.05, 0.0),
         ] {
-            assert_eq!((traffic.bound(2.0, 0.01), traffic.time_to_clear(1.5, 0.01)), (None, None), "{traffic:?}");
+            assert_eq!(traffic.bound(2.0, 0.01), None, "{traffic:?}");
         }
     }
 }
