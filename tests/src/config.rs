@@ -116,6 +116,8 @@ pub struct ServiceConfig {
     pub order: &'static str,
     /// `on_rollback`.
     pub on_rollback: &'static str,
+    /// More keys of `[service.release]`, as lines.
+    pub release: String,
     /// Lines of `[service.health]`, if it is there.
     pub health: Option<String>,
 }
@@ -168,6 +170,7 @@ impl ServiceConfig {
             schedule: "kind = \"manual\"".to_owned(),
             order: "together",
             on_rollback: "keep",
+            release: String::new(),
             health: None,
         }
     }
@@ -196,6 +199,7 @@ impl ServiceConfig {
         writeln!(text, "[service.release]\nschedule = {{ {} }}", self.schedule)?;
         writeln!(text, "order = {:?}", self.order)?;
         writeln!(text, "on_rollback = {:?}", self.on_rollback)?;
+        writeln!(text, "{}", self.release)?;
         if let Some(lines) = &self.health {
             writeln!(text, "[service.health]\n{lines}")?;
         }

@@ -7,7 +7,7 @@ use grayxdp_common::weight::Weight;
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    ConfigErrors, Key,
+    ConfigErrors, Key, Observe,
     problems::Problems,
     release,
     section::{ROOT, Section},
@@ -221,7 +221,7 @@ fn default_service(name: &str, key: Key) -> SimulatedService {
             every: Duration::from_secs(60),
         },
         order: release.order,
-        policy: release.policy.with_key(key),
+        policy: release.policy.of_service(key, Observe::None),
     }
 }
 
@@ -246,7 +246,7 @@ fn read_service(section: &Section<'_>) -> Option<SimulatedService> {
         );
         return None;
     }
-    let (schedule, order, policy) = (release.schedule, release.order, release.policy.with_key(key));
+    let (schedule, order, policy) = (release.schedule, release.order, release.policy.of_service(key, Observe::None));
     Some(SimulatedService { name, key, sharding, shard_count, schedule, order, policy })
 }
 

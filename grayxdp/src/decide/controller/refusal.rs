@@ -61,7 +61,7 @@ pub enum Refusal {
     },
     /// `approve` elsewhere than at a gate.
     #[error(
-        "there is nothing to approve: the release is {} at {weights}, and stands at no gate. `status` says what it waits \
+        "there is nothing to approve: the release is {} at {weights}, and waits at no gate. `status` says what it waits \
          for",
         state.name()
     )]
