@@ -8,13 +8,13 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
-    layout::{Control, Endpoint, FragmentEntry},
+    layout::{Control, Endpoint, FlowSeen, FragmentEntry},
     verdict::Verdict,
 };
 
 use crate::{
     chain::{self, Chain},
-    encapsulate, fast, fragment, icmp, maps, odd,
+    encapsulate, fast, flow, fragment, icmp, maps, odd,
     outcome::{Outcome, next},
     packet::Packet,
     parse::{self, Odd, Parsed},
@@ -179,6 +179,13 @@ pub(crate) extern "C" fn grayxdp_enter(parsed: *const Parsed, service: u32, back
     let Some(backend) = BackendId::from_raw(backend as u16) else { return request::NO_ENTRY };
     let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return request::NO_ENTRY };
     request::enter(control, parsed, id, service, backend).map_or(request::NO_ENTRY, u64::from)
+}
+
+/// How readily a flow's entry is given up, by what was seen of it; zero: not at all. `now` in flow ticks.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_score(seen: u64, now: u32) -> u64 {
+    maps::control().map_or(0, |control| flow::score(FlowSeen::from_word(seen), now, control))
 }
 
 /// Finds a source port for the flow of an entry; `client` becomes the flow's source. Returns zero where none is free.
