@@ -16,8 +16,9 @@
 CONFIG=/tmp/grayxdp.toml
 VIP4=203.0.113.10
 VIP6=2001:db8::10
-# A case may set these, VLAN before `topology`, PORT before `serve`, the others before `agent`.
-VLAN=
+# A case may set these, VLANS before `topology`, PORT before `serve`, the others before `agent`.
+# Of the links to client, v1, and v2; links without one have no tags.
+VLANS=
 VIPS="$VIP4 $VIP6"
 SERVICES="web4 web6"
 INTERFACES='"to-client", "to-v1", "to-v2"'
@@ -53,8 +54,8 @@ namespace() {
     ip -n "$1" link set lo up
 }
 
-# connect HOST DEVICE NET4 NET6: a veth pair from lb (.1, ::1) to HOST's eth0 (.10, ::10), HOST's way out. Where VLAN is a
-# number, the addresses are on VLAN devices above, and the next pair has the next number.
+# connect HOST DEVICE NET4 NET6: a veth pair from lb (.1, ::1) to HOST's eth0 (.10, ::10), HOST's way out. The first number
+# of VLANS is this pair's: then the addresses are on VLAN devices above.
 connect() {
     ip -n lb link add "$2" type veth peer name eth0 netns "$1"
     # Checksums by the sender, and a receive queue for what XDP sends; before the devices go up. Tags are in the frames,
@@ -63,12 +64,13 @@ connect() {
     inside "$1" ethtool -K eth0 tx off gro on txvlan off >/dev/null
     ip -n lb link set "$2" up
     ip -n "$1" link set eth0 up
-    lb_end=$2 host_end=eth0
-    if [ -n "$VLAN" ]; then
-        lb_end=$2.$VLAN host_end=eth0.$VLAN
-        ip -n lb link add link "$2" name "$lb_end" up type vlan id "$VLAN"
-        ip -n "$1" link add link eth0 name "$host_end" up type vlan id "$VLAN"
-        VLAN=$((VLAN + 1))
+    lb_end=$2 host_end=eth0 vlan=${VLANS%% *}
+    if [ -n "$vlan" ]; then
+        lb_end=$2.$vlan host_end=eth0.$vlan
+        ip -n lb link add link "$2" name "$lb_end" up type vlan id "$vlan"
+        ip -n "$1" link add link eth0 name "$host_end" up type vlan id "$vlan"
+        VLANS=${VLANS#"$vlan"}
+        VLANS=${VLANS# }
     fi
     ip -n lb address add "$3.1/24" dev "$lb_end"
     ip -n lb address add "$4::1/64" dev "$lb_end" nodad

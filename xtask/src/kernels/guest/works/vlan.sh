@@ -1,6 +1,6 @@
 # Clients and backends in VLANs of their own, by VLAN devices at every end. First the agent is on the devices below, where
 # frames have tags, then on the VLAN devices themselves, which have generic XDP only.
-VLAN=5
+VLANS="5 6 7"
 topology
 serve
 agent
