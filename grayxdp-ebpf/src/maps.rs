@@ -201,7 +201,7 @@ pub(crate) fn store_fragment(key: &FragmentKey, entry: &FragmentEntry) {
     // VERIFIER: copied, for kernels up to 6.1 store nothing that was lent to a function; volatile, or it would be no copy.
     // SAFETY: a reference to plain integers.
     let entry = unsafe { core::ptr::from_ref(entry).read_volatile() };
-    let _ = FRAGMENTS.insert(key, &entry, 0);
+    let _ = FRAGMENTS.insert(key, entry, 0);
 }
 
 /// The interface itself, where packets may leave by it.
