@@ -54,6 +54,7 @@ pub const TRACE_HEAD_LEN: usize = 128;
 
 const _: () = assert!(BACKENDS_MAX <= 1 << 14, "an owner's number has 14 bits");
 const _: () = assert!(SERVICE_ENTRIES <= 1 << 14, "an owner's number has 14 bits");
+const _: () = assert!(BACKENDS_MAX <= 1 << 15, "a flow holds its backend in 15 bits");
 const _: () = assert!(POOLS_MAX as usize == SERVICES_MAX as usize * Version::ALL.len());
 const _: () = assert!(BACKENDS_PER_VERSION_MAX * 16 <= MAGLEV_SLOTS as usize);
 const _: () = assert!(OWNER_BUCKETS.is_power_of_two());

@@ -2,7 +2,10 @@
 
 use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId, ShardId, Version},
-    layout::{Address, BackendEntry, METHOD_RANDOM, METHOD_RANGE, SERVICE_CIDR_PINS, SERVICE_DSCP_PINS, ServiceEntry},
+    layout::{
+        Address, BackendEntry, METHOD_HASH, METHOD_RANDOM, METHOD_RANGE, PIN_NONE, SERVICE_CIDR_PINS,
+        SERVICE_DSCP_PINS, ServiceEntry,
+    },
     verdict::Verdict,
     weight::KeyHash,
 };
@@ -38,6 +41,24 @@ pub(crate) fn backend_for_new_flow(service: &ServiceEntry, newcomer: Newcomer) -
         Some(version) => version,
         None => version_by_weight(service, hash, newcomer).ok_or(Verdict::DroppedNoBackend)?,
     };
+    of_version(service, version, hash, pin.is_some())
+}
+
+/// The same where neither pin, network nor chance has a say, as with most services; `None` where one has, or where there
+/// is no backend.
+#[inline(always)]
+pub(crate) fn backend_by_hash(service: &ServiceEntry, client: Address, client_port: Be16) -> Option<Choice> {
+    let may_be_pinned = service.pinned != PIN_NONE || service.flags & (SERVICE_CIDR_PINS | SERVICE_DSCP_PINS) != 0;
+    if service.method != METHOD_HASH || may_be_pinned {
+        return None;
+    }
+    let hash = service.key_hash(client, client_port);
+    let version = maps::threshold(service.weight_slot(hash.shard(service.shard_count)))?.version(hash);
+    of_version(service, version, hash, false).ok()
+}
+
+#[inline(always)]
+fn of_version(service: &ServiceEntry, version: Version, hash: KeyHash, is_pinned: bool) -> Result<Choice, Verdict> {
     let table = maps::pool_table(service.pool(version)).ok_or(Verdict::DroppedNoBackend)?;
     let slot = hash.maglev_slot(table.slots());
     let slots = maps::maglev_slots(table.first().wrapping_add(slot >> 2)).ok_or(Verdict::DroppedNoBackend)?;
@@ -46,7 +67,7 @@ pub(crate) fn backend_for_new_flow(service: &ServiceEntry, newcomer: Newcomer) -
     let id = BackendId::from_raw(raw).ok_or(Verdict::DroppedNoBackend)?;
     let backend = maps::backend(id).ok_or(Verdict::DroppedNoBackend)?;
     let is_fallback = u32::from(backend.version) != version as u32;
-    Ok(Choice { id, backend, is_pinned: pin.is_some(), is_fallback })
+    Ok(Choice { id, backend, is_pinned, is_fallback })
 }
 
 /// The version that the port, the client's network or the DSCP value is pinned to, in this order.

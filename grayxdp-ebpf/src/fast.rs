@@ -1,5 +1,6 @@
 //! The short way of most packets: no tag, option, extension header or fragment, of a flow that is known and goes on as it
-//! did, to a next hop that is known, in mode `nat` or `dsr`; and of what concerns nobody.
+//! did, or of one that begins at a service without networks, to a next hop that is known, in mode `nat` or `dsr`; and of
+//! what concerns nobody.
 //!
 //! It decides as the pipeline does (`lib.rs`) or leaves the packet, untouched, to it: every check comes before the first
 //! change. What it spares is a parsed packet in memory, entries that are looked up again by each stage, and calls between
@@ -9,24 +10,25 @@ use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     csum::ChecksumDelta,
     ids::{BackendId, Be16, ServiceId},
-    layout::{Address, Control, Endpoint, FLOW_SEVER, MODE_DSR, MODE_NAT, NO_SERVICE, ServiceEntry},
+    layout::{Address, BackendEntry, Control, Endpoint, FLOW_SEVER, MODE_DSR, MODE_NAT, NO_SERVICE, ServiceEntry},
     verdict::Verdict,
 };
 
 use crate::{
+    choose,
     count::{self, Meeting, Passage},
-    flow::{Place, Side},
+    flow::{self, Found, Place, Side},
     maps,
     outcome::{Outcome, next},
     packet::{Packet, Window},
     parse::{
-        ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, PROTOCOL_TCP, PROTOCOL_UDP, TCP_ACK, TCP_FIN,
-        TCP_LEN, TCP_RST, TCP_SYN, UDP_LEN,
+        self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, PROTOCOL_TCP, PROTOCOL_UDP, Step,
+        TCP_ACK, TCP_LEN, UDP_LEN,
     },
     request,
     rewrite::{self, End},
     route::{self, Way},
-    service::{self, Role},
+    service,
 };
 
 /// Ethernet, IPv4 without options, TCP without options; a UDP packet is that long with Ethernet's padding.
@@ -47,6 +49,9 @@ struct Head {
     /// Of UDP, those of a segment.
     tcp_flags: u8,
 }
+
+/// Where a client's packet goes, and how it came to go there.
+type Target = (BackendId, &'static BackendEntry, Passage);
 
 /// What becomes of a packet, as an [`Outcome`]; [`next::SLOW`] for one that was left alone.
 #[inline(always)]
@@ -126,18 +131,12 @@ fn l4_flags(protocol: u8, l4_len: usize, data_offset: u8, tcp_flags: u8, udp_len
 
 #[inline(always)]
 fn decide<const IS_V4: bool>(context: &XdpContext, control: &'static Control, head: &Head) -> Option<u64> {
-    let role = service::role(control, head.source, head.destination);
-    if matches!(role, Role::Stranger) {
-        return Some(Outcome::of(Verdict::PassedNoService).raw());
+    if let Some((id, service)) = service::service_at(control, head.destination) {
+        return request::<IS_V4>(context, control, head, id, service);
     }
-    let goes_on = head.tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK) == TCP_ACK;
-    if !goes_on || head.hop_limit <= 1 {
-        return None;
-    }
-    match role {
-        Role::Request(id) => request::<IS_V4>(context, control, head, id),
-        Role::Reply(id) => reply::<IS_V4>(context, control, head, id),
-        Role::Stranger => None,
+    match service::backend_at(control, head.source) {
+        Some((id, backend)) => reply::<IS_V4>(context, control, head, id, backend),
+        None => Some(Outcome::of(Verdict::PassedNoService).raw()),
     }
 }
 
@@ -147,36 +146,68 @@ fn request<const IS_V4: bool>(
     control: &'static Control,
     head: &Head,
     id: ServiceId,
+    service: &'static ServiceEntry,
 ) -> Option<u64> {
-    let service = maps::service(id)?;
     let is_nat = service.mode == MODE_NAT;
     if (!is_nat && service.mode != MODE_DSR)
+        || head.hop_limit <= 1
+        || parse::are_impossible(head.tcp_flags)
         || request::is_martian(&head.source.address)
         || head.source.is(&service.endpoint)
     {
         return None;
     }
-    let place = Place::of(control, id, head.source.address, head.source.port)?;
-    let found = place.find()?;
+    let place = Place::at(control, id, (head.source.address, head.source.port), flow::cached_now())?;
+    let met = place.find_here();
+    let (backend_id, backend, passage) = match &met {
+        Some(found) => known(&place, found, head, service)?,
+        None => begin(head, service)?,
+    };
+    let way = route::known(context, control, &backend.next_hop, head.ip_len, place.now)?;
+    if !way.is_own() {
+        return None;
+    }
+    match &met {
+        Some(found) => place.note_seen(found, Side::Client, head.step(), head.tcp_flags),
+        None => {
+            let seen = flow::first_seen(head.step(), head.tcp_flags, service);
+            place.begin_in_empty(backend_id, seen)?;
+        }
+    }
+    count::request(backend_id, head.ip_len, passage);
+    let new = is_nat.then_some(&backend.endpoint);
+    rewrite::<IS_V4>(context, head, End::Destination, new, &way)?;
+    Some(way.outcome().for_service(id).for_backend(backend_id).raw())
+}
+
+/// The backend of a flow that goes on as it did. A SYN may begin it anew.
+#[inline(always)]
+fn known(place: &Place, found: &Found, head: &Head, service: &ServiceEntry) -> Option<Target> {
     let backend_id = found.backend()?;
     let backend = maps::backend(backend_id)?;
     if backend.service != service.pools || found.seen.kind & FLOW_SEVER != 0 {
         return None;
     }
-    let is_udp = head.destination.protocol == PROTOCOL_UDP;
-    if is_udp && (backend.is_down() || place.is_expired(&found, service.udp_idle_ticks)) {
-        return None;
-    }
-    let way = route::known(context, control, &backend.next_hop, head.ip_len, place.now)?;
-    if !way.is_own() {
-        return None;
-    }
-    place.note_seen(&found, Side::Client, is_udp);
+    let is_in_doubt = match head.step() {
+        Step::Syn => true,
+        Step::Datagram => backend.is_down() || place.is_expired(found, service.udp_idle_ticks),
+        Step::Segment | Step::Reset => false,
+    };
     let passage = Passage { meeting: Meeting::Known, is_pinned: false, is_fallback: false, is_tracked: true };
-    count::request(backend_id, head.ip_len, passage);
-    let new = is_nat.then_some(&backend.endpoint);
-    rewrite::<IS_V4>(context, head, End::Destination, new, &way)?;
-    Some(way.outcome().for_service(id).for_backend(backend_id).raw())
+    if is_in_doubt { None } else { Some((backend_id, backend, passage)) }
+}
+
+/// The backend of a flow that begins. The work of choosing it hides the wait for the flow's bucket, of which nothing is
+/// needed yet.
+#[inline(always)]
+fn begin(head: &Head, service: &ServiceEntry) -> Option<Target> {
+    if !matches!(head.step(), Step::Syn | Step::Datagram) {
+        return None;
+    }
+    let choice = choose::backend_by_hash(service, head.source.address, head.source.port)?;
+    let passage =
+        Passage { meeting: Meeting::New, is_pinned: false, is_fallback: choice.is_fallback, is_tracked: true };
+    Some((choice.id, choice.backend, passage))
 }
 
 #[inline(always)]
@@ -185,9 +216,9 @@ fn reply<const IS_V4: bool>(
     control: &'static Control,
     head: &Head,
     id: BackendId,
+    backend: &'static BackendEntry,
 ) -> Option<u64> {
-    let backend = maps::backend(id)?;
-    if backend.service == NO_SERVICE {
+    if backend.service == NO_SERVICE || head.hop_limit <= 1 {
         return None;
     }
     let service_id = ServiceId(u32::from(backend.service));
@@ -195,8 +226,9 @@ fn reply<const IS_V4: bool>(
     if service.mode != MODE_NAT {
         return None;
     }
-    let place = Place::of(control, service_id, head.destination.address, head.destination.port)?;
-    let found = place.find()?;
+    let client = (head.destination.address, head.destination.port);
+    let place = Place::at(control, service_id, client, flow::cached_now())?;
+    let found = place.find_here()?;
     if found.backend() != Some(id) || found.seen.kind & FLOW_SEVER != 0 {
         return None;
     }
@@ -204,10 +236,17 @@ fn reply<const IS_V4: bool>(
     if !way.is_own() {
         return None;
     }
-    place.note_seen(&found, Side::Backend, head.destination.protocol == PROTOCOL_UDP);
+    place.note_seen(&found, Side::Backend, head.step(), head.tcp_flags);
     count::reply(id, head.ip_len);
     rewrite::<IS_V4>(context, head, End::Source, Some(&service.endpoint), &way)?;
     Some(way.outcome().for_service(service_id).for_backend(id).raw())
+}
+
+impl Head {
+    #[inline(always)]
+    fn step(&self) -> Step {
+        if self.destination.protocol == PROTOCOL_UDP { Step::Datagram } else { parse::tcp_step(self.tcp_flags) }
+    }
 }
 
 /// One end's address and port, hop limit, MAC addresses; every checksum once.

@@ -3,18 +3,21 @@
 //!
 //! Races, and the worst that each can do:
 //! - Two CPUs see the first packet of one flow at once: both may insert it; each looks again afterwards, and the later
-//!   entry is taken back. Between the two, packets find the earlier one, for entries are looked through in order.
+//!   entry is taken back. Between the two, packets find the earlier one, for entries are looked through in order. Where
+//!   one found no place in the first bucket and the other did, the second bucket's entry is left behind until it expires.
 //! - A packet of a flow whose entry is being given to another flow stores a tick or a flag into the new flow's entry: it
 //!   seems seen a moment later than it was, or closed; then it may lose its entry early, and goes by hash.
-//! - The sweeper empties an entry whose flow comes back to life: that packet, or the next, is a miss, and goes by hash.
+//! - The sweeper frees an entry whose flow comes back to life: that packet, or the next, is a miss, and goes by hash.
+//! - The sweeper makes a freed entry an empty one while a flow of its bucket goes to the second one: the flow's packets
+//!   find no entry, and go by hash. The agent looks again after the store; see `grayxdp/src/kernel/flows.rs`.
 //! - Two CPUs store flags of the same side at once (a FIN and data that overtook it): one flag may be lost. The flow then
 //!   lives on until its time-out.
 
 use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId},
     layout::{
-        Address, Control, Endpoint, FLOW_UDP, FlowHash, FlowOwner, FlowSeen, FlowState, SEEN_FIN, SEEN_PACKET,
-        SEEN_RST, SEEN_SEGMENT, long_flow_tick,
+        Address, Control, Endpoint, FLOW_ONE_SIDED, FLOW_UDP, FlowHash, FlowOwner, FlowSeen, FlowState, SEEN_FIN,
+        SEEN_PACKET, SEEN_RST, SEEN_SEGMENT, ServiceEntry, long_flow_tick,
     },
     limits::FLOW_ENTRIES_PER_BUCKET,
 };
@@ -23,7 +26,7 @@ use crate::{
     cells::{BucketCell, FlowCell},
     helpers, maps,
     parse::{Parsed, Step, TCP_FIN, TCP_RST},
-    stages,
+    scratch, stages,
 };
 
 /// Whose packet it is.
@@ -49,7 +52,8 @@ pub(crate) struct Place {
     pub(crate) control: &'static Control,
     bucket: BucketCell,
     bucket_index: u32,
-    hash: FlowHash,
+    /// The flow in this bucket, on no backend.
+    flow: FlowOwner,
     /// In flow ticks that do not wrap.
     pub(crate) now: u32,
 }
@@ -73,10 +77,21 @@ impl Place {
         client: Address,
         client_port: Be16,
     ) -> Option<Self> {
+        Self::at(control, service, (client, client_port), now())
+    }
+
+    /// The same, at a moment that is known already.
+    #[inline(always)]
+    pub(crate) fn at(
+        control: &'static Control,
+        service: ServiceId,
+        (client, client_port): (Address, Be16),
+        now: u32,
+    ) -> Option<Self> {
         let hash = FlowHash::new(control.flow_key, client, client_port, service);
         let bucket_index = hash.bucket(control.flow_buckets);
         let bucket = maps::flow_bucket(bucket_index)?;
-        Some(Self { control, bucket, bucket_index, hash, now: now() })
+        Some(Self { control, bucket, bucket_index, flow: FlowOwner::of(hash), now })
     }
 
     #[inline(always)]
@@ -85,15 +100,46 @@ impl Place {
         self.now as u16
     }
 
-    /// The flow's entry.
+    /// Where the flow's entry is, or would be, if it finds no place here. `None` where a look here is enough: an empty
+    /// entry says that none of this bucket's flows was turned away.
     #[inline(always)]
+    pub(crate) fn second(&self) -> Option<Self> {
+        let mut at = 0;
+        while at < FLOW_ENTRIES_PER_BUCKET {
+            if self.owner(at) == FlowOwner::EMPTY {
+                return None;
+            }
+            at += 1;
+        }
+        let bucket_index = FlowHash::second_bucket(self.bucket_index);
+        let bucket = maps::flow_bucket(bucket_index)?;
+        Some(Self { bucket, bucket_index, flow: self.flow.in_second(), ..*self })
+    }
+
+    /// The flow's entry, in this bucket or in the second one.
+    ///
+    /// VERIFIER: a function of its own looks for it, so that its loops are not looked through for every caller.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "an entry's index")]
     pub(crate) fn find(&self) -> Option<Found> {
+        let index = stages::grayxdp_find(self.flow.0, self.bucket_index);
+        if index == NO_ENTRY {
+            return None;
+        }
+        let (_, found) = entry_at(self.control, index as u32)?;
+        let is_its = found.owner.names(self.flow) || found.owner.names(self.flow.in_second());
+        (is_its && found.backend().is_some()).then_some(found)
+    }
+
+    /// The flow's entry in this bucket.
+    #[inline(always)]
+    pub(crate) fn find_here(&self) -> Option<Found> {
         let mut found_at = 0;
         let mut owner = FlowOwner::EMPTY;
         let mut at = 0;
         while at < FLOW_ENTRIES_PER_BUCKET {
             let candidate = self.owner(at);
-            if candidate.is(self.hash) && candidate.backend().is_some() {
+            if candidate.names(self.flow) && candidate.backend().is_some() {
                 found_at = at;
                 owner = candidate;
                 break;
@@ -117,17 +163,13 @@ impl Place {
     /// Notes a packet of the flow.
     #[inline(always)]
     pub(crate) fn note(&self, found: &Found, side: Side, packet: &Parsed) {
-        self.note_bits(found, side, flags_seen(packet));
+        self.note_seen(found, side, packet.step, packet.tcp_flags);
     }
 
-    /// Notes a UDP datagram, or a TCP segment that neither begins nor ends anything.
+    /// Notes a packet of the flow, of which this much is known.
     #[inline(always)]
-    pub(crate) fn note_seen(&self, found: &Found, side: Side, is_udp: bool) {
-        self.note_bits(found, side, if is_udp { SEEN_PACKET } else { SEEN_PACKET | SEEN_SEGMENT });
-    }
-
-    #[inline(always)]
-    fn note_bits(&self, found: &Found, side: Side, bits: u8) {
+    pub(crate) fn note_seen(&self, found: &Found, side: Side, step: Step, tcp_flags: u8) {
+        let bits = flags_seen(step, tcp_flags);
         let before = match side {
             Side::Client => found.seen.client,
             Side::Backend => found.seen.backend,
@@ -160,15 +202,27 @@ impl Place {
     /// Gives the flow's present entry to the same flow on another backend. `None` where another CPU was faster.
     #[inline(always)]
     pub(crate) fn move_to(&self, found: &Found, backend: BackendId, seen: FlowSeen) -> Option<Found> {
-        self.take(*found, backend, seen)
+        self.take(*found, found.owner.on(backend), seen)
     }
 
-    /// Makes an entry. `None` where the bucket is full of flows that must not be evicted, or another CPU was faster.
+    /// Makes an entry, in this bucket or in the second one. Returns its index, or [`NO_ENTRY`] where both are full of flows
+    /// that must not be evicted, or another CPU was faster.
+    #[inline(always)]
+    pub(crate) fn begin(&self, backend: BackendId, seen: FlowSeen) -> u64 {
+        let index = stages::grayxdp_insert(self.flow.on(backend).0, self.bucket_index, seen.to_word());
+        if index != NO_ENTRY {
+            return index;
+        }
+        let Some(second) = self.second() else { return NO_ENTRY };
+        stages::grayxdp_insert(second.flow.on(backend).0, second.bucket_index, seen.to_word())
+    }
+
+    /// Makes an entry in this bucket.
     ///
     /// An empty entry is taken first, then an expired or closing one, then the half-open one idle for the longest; an
     /// established flow never loses its entry before its time-out.
     #[inline(always)]
-    pub(crate) fn begin(&self, backend: BackendId, seen: FlowSeen) -> Option<Found> {
+    fn begin_here(&self, owner: FlowOwner, seen: FlowSeen) -> Option<Found> {
         // 0: nothing yet; half-open entries score by their age; expired and closing ones more; empty ones the most.
         let mut best_score = 0;
         let mut best_at = 0;
@@ -199,20 +253,46 @@ impl Place {
         if best_score == 0 {
             return None;
         }
-        let made = self.take(Found { owner: best_owner, ..self.entry(best_at) }, backend, seen)?;
-        // The same flow, inserted by another CPU meanwhile in a place before this one, is the one that packets find.
-        match self.find() {
+        let best = Found { owner: best_owner, ..self.entry(best_at) };
+        let made = self.take(best, owner, seen)?;
+        Some(self.first_of_both(made))
+    }
+
+    /// The same where an entry is empty, as most often one is; `None` elsewhere.
+    #[inline(always)]
+    pub(crate) fn begin_in_empty(&self, backend: BackendId, seen: FlowSeen) -> Option<Found> {
+        let mut at = 0;
+        while at < FLOW_ENTRIES_PER_BUCKET && self.owner(at) != FlowOwner::EMPTY {
+            at += 1;
+        }
+        if at == FLOW_ENTRIES_PER_BUCKET {
+            return None;
+        }
+        let made = self.take(self.entry(self.opaque_place(at)), self.flow.on(backend), seen)?;
+        Some(self.first_of_both(made))
+    }
+
+    /// The same flow, inserted by another CPU meanwhile in a place before this one, is the one that packets find.
+    #[inline(always)]
+    fn first_of_both(&self, made: Found) -> Found {
+        match self.find_here() {
             Some(first) if first.index < made.index => {
-                made.cell.exchange_owner(made.owner, FlowOwner::EMPTY);
-                Some(first)
+                made.cell.exchange_owner(made.owner, FlowOwner::FREED);
+                first
             }
-            _ => Some(made),
+            _ => made,
         }
     }
 
-    /// Whether a new flow would find a place.
+    /// Whether a new flow would find a place, in this bucket or in the second one.
     #[inline(always)]
     pub(crate) fn has_room(&self) -> bool {
+        let is_free = |place: &Self| stages::grayxdp_has_room(place.bucket_index) != 0;
+        is_free(self) || self.second().is_some_and(|second| is_free(&second))
+    }
+
+    #[inline(always)]
+    fn has_room_here(&self) -> bool {
         let mut at = 0;
         while at < FLOW_ENTRIES_PER_BUCKET {
             if self.owner(at).backend().is_none() || self.score(at) != 0 {
@@ -226,7 +306,7 @@ impl Place {
     /// Frees an entry that was made in vain.
     #[inline(always)]
     pub(crate) fn undo(&self, made: &Found) {
-        made.cell.exchange_owner(made.owner, FlowOwner::EMPTY);
+        made.cell.exchange_owner(made.owner, FlowOwner::FREED);
     }
 
     /// How readily the entry at a place of the bucket is given up; zero: not at all.
@@ -239,8 +319,7 @@ impl Place {
     }
 
     #[inline(always)]
-    fn take(&self, found: Found, backend: BackendId, seen: FlowSeen) -> Option<Found> {
-        let owner = FlowOwner::new(self.hash, backend);
+    fn take(&self, found: Found, owner: FlowOwner, seen: FlowSeen) -> Option<Found> {
         if !found.cell.exchange_owner(found.owner, owner) {
             return None;
         }
@@ -267,7 +346,7 @@ impl Place {
     /// The same place, of which the verifier does not know which one it is; see [`helpers::opaque`].
     #[inline(always)]
     fn opaque_place(&self, at: usize) -> usize {
-        helpers::opaque(at, self.hash.0) & (FLOW_ENTRIES_PER_BUCKET - 1)
+        helpers::opaque(at, self.flow.0) & (FLOW_ENTRIES_PER_BUCKET - 1)
     }
 }
 
@@ -290,6 +369,36 @@ pub(crate) fn score(seen: FlowSeen, now: u32, control: &Control) -> u64 {
     }
 }
 
+/// In place of an entry's index: there is none.
+pub(crate) const NO_ENTRY: u64 = u64::MAX;
+
+/// The index of the entry of a flow whose first bucket this is, or [`NO_ENTRY`].
+#[inline(always)]
+pub(crate) fn locate(control: &'static Control, flow: FlowOwner, bucket_index: u32) -> u64 {
+    let Some(bucket) = maps::flow_bucket(bucket_index) else { return NO_ENTRY };
+    let place = Place { control, bucket, bucket_index, flow, now: 0 };
+    if let Some(found) = place.find_here() {
+        return found.index.into();
+    }
+    let Some(second) = place.second() else { return NO_ENTRY };
+    second.find_here().map_or(NO_ENTRY, |found| found.index.into())
+}
+
+/// Makes an entry for this owner in this bucket. Returns its index, or [`NO_ENTRY`].
+#[inline(always)]
+pub(crate) fn insert(control: &'static Control, owner: FlowOwner, bucket_index: u32, seen: FlowSeen) -> u64 {
+    let Some(bucket) = maps::flow_bucket(bucket_index) else { return NO_ENTRY };
+    let place = Place { control, bucket, bucket_index, flow: owner, now: now() };
+    place.begin_here(owner, seen).map_or(NO_ENTRY, |made| made.index.into())
+}
+
+/// Whether a new flow would find a place in this bucket.
+#[inline(always)]
+pub(crate) fn has_room(control: &'static Control, bucket_index: u32) -> bool {
+    let Some(bucket) = maps::flow_bucket(bucket_index) else { return false };
+    Place { control, bucket, bucket_index, flow: FlowOwner::EMPTY, now: now() }.has_room_here()
+}
+
 /// The entry of this index, and whose it is.
 #[inline(always)]
 pub(crate) fn entry_at(control: &'static Control, index: u32) -> Option<(Place, Found)> {
@@ -297,7 +406,7 @@ pub(crate) fn entry_at(control: &'static Control, index: u32) -> Option<(Place, 
     const ENTRIES: u32 = FLOW_ENTRIES_PER_BUCKET as u32;
     let bucket_index = index / ENTRIES;
     let bucket = maps::flow_bucket(bucket_index)?;
-    let place = Place { control, bucket, bucket_index, hash: FlowHash(0), now: now() };
+    let place = Place { control, bucket, bucket_index, flow: FlowOwner::EMPTY, now: now() };
     let at = (index % ENTRIES) as usize;
     let owner = place.owner(at);
     let found = place.entry(at);
@@ -337,24 +446,25 @@ pub(crate) fn entropy(client: &Endpoint) -> u32 {
 
 /// What is seen of a flow that this packet begins, or would have begun.
 #[inline(always)]
-pub(crate) fn first_seen(packet: &Parsed, kind: u8) -> FlowSeen {
-    let kind = if packet.is_udp() { kind | FLOW_UDP } else { kind };
-    FlowSeen { client: flags_seen(packet), kind, ..FlowSeen::default() }
+pub(crate) fn first_seen(step: Step, tcp_flags: u8, service: &ServiceEntry) -> FlowSeen {
+    let one_sided = if service.sees_replies() { 0 } else { FLOW_ONE_SIDED };
+    let udp = if step == Step::Datagram { FLOW_UDP } else { 0 };
+    FlowSeen { client: flags_seen(step, tcp_flags), kind: one_sided | udp, ..FlowSeen::default() }
 }
 
 #[inline(always)]
-fn flags_seen(packet: &Parsed) -> u8 {
-    if packet.is_udp() {
+fn flags_seen(step: Step, tcp_flags: u8) -> u8 {
+    if step == Step::Datagram {
         return SEEN_PACKET;
     }
     let mut bits = SEEN_PACKET;
-    if packet.step != Step::Syn {
+    if step != Step::Syn {
         bits |= SEEN_SEGMENT;
     }
-    if packet.tcp_flags & TCP_FIN != 0 {
+    if tcp_flags & TCP_FIN != 0 {
         bits |= SEEN_FIN;
     }
-    if packet.tcp_flags & TCP_RST != 0 {
+    if tcp_flags & TCP_RST != 0 {
         bits |= SEEN_RST;
     }
     bits
@@ -372,4 +482,18 @@ fn store_flags(cell: FlowCell, side: Side, flags: u8) {
 #[inline(always)]
 pub(crate) fn now() -> u32 {
     long_flow_tick(helpers::coarse_clock_ns())
+}
+
+/// The same, for who asks with every packet: a call costs as much as all lookups together.
+///
+/// The coarse clock moves with the timer's ticks only, so it is asked once for each of them.
+#[inline(always)]
+pub(crate) fn cached_now() -> u32 {
+    let Some(clock) = scratch::clock() else { return now() };
+    let jiffies = helpers::jiffies();
+    if clock.jiffies != jiffies {
+        clock.tick = now();
+        clock.jiffies = jiffies;
+    }
+    clock.tick
 }

@@ -5,8 +5,8 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::bpf_fib_lookup as FibLookup,
     helpers::generated::{
-        bpf_csum_diff, bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head,
-        bpf_xdp_adjust_tail,
+        bpf_csum_diff, bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_ktime_get_coarse_ns,
+        bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
     },
     programs::XdpContext,
 };
@@ -16,6 +16,13 @@ use aya_ebpf::{
 pub(crate) fn coarse_clock_ns() -> u64 {
     // SAFETY: takes nothing and cannot fail.
     unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// The kernel's count of timer ticks, which moves with [`coarse_clock_ns`]. No call: the kernel puts a load in its place.
+#[inline(always)]
+pub(crate) fn jiffies() -> u64 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { bpf_jiffies64() }
 }
 
 /// 32 random bits, not for secrets.

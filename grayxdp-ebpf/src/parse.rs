@@ -348,8 +348,9 @@ fn assemble(ip: &Ip, transport: Transport, ip_offset: usize, l4: &L4, parsed: &m
     };
 }
 
+/// What TCP flags mean for the flow.
 #[inline(always)]
-fn tcp_step(flags: u8) -> Step {
+pub(crate) fn tcp_step(flags: u8) -> Step {
     if flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK) == TCP_SYN {
         Step::Syn
     } else if flags & TCP_RST != 0 {

@@ -4,8 +4,8 @@ use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
     layout::{
-        Address, BackendEntry, Control, Endpoint, FLOW_ONE_SIDED, FLOW_SEVER, FlowState, FragmentEntry, MODE_DSR,
-        MODE_FULL_NAT, MODE_IPIP, MODE_NAT, ServiceEntry,
+        Address, BackendEntry, Control, Endpoint, FLOW_SEVER, FlowState, FragmentEntry, MODE_DSR, MODE_FULL_NAT,
+        MODE_IPIP, MODE_NAT, ServiceEntry,
     },
     verdict::Verdict,
 };
@@ -14,7 +14,7 @@ use crate::{
     choose::{self, Newcomer},
     count::{self, Meeting, Passage},
     encapsulate,
-    flow::{self, Found, Place, Side},
+    flow::{self, Found, NO_ENTRY, Place, Side},
     fragment, maps,
     outcome::{Outcome, next},
     packet::Packet,
@@ -205,10 +205,8 @@ impl Begun {
     }
 }
 
-/// In place of an entry's index: there was no place for it, or no need.
-pub(crate) const NO_ENTRY: u64 = u64::MAX;
-
-/// Makes the flow's entry, or gives the one that it has to another backend. Returns its index.
+/// Makes the flow's entry, or gives the one that it has to another backend. Returns its index, or [`NO_ENTRY`] where
+/// there was no place for it, or no need.
 #[inline(always)]
 pub(crate) fn enter(
     control: &'static Control,
@@ -216,17 +214,15 @@ pub(crate) fn enter(
     id: ServiceId,
     service: &ServiceEntry,
     backend: BackendId,
-) -> Option<u32> {
-    let place = Place::of(control, id, parsed.source.address, parsed.source.port)?;
-    let kind = if service.sees_replies() { 0 } else { FLOW_ONE_SIDED };
-    let seen = flow::first_seen(parsed, kind);
-    let entry = match place.find() {
-        Some(former) => place.move_to(&former, backend, seen),
+) -> u64 {
+    let Some(place) = Place::of(control, id, parsed.source.address, parsed.source.port) else { return NO_ENTRY };
+    let seen = flow::first_seen(parsed.step, parsed.tcp_flags, service);
+    match place.find() {
+        Some(former) => place.move_to(&former, backend, seen).map_or(NO_ENTRY, |entry| entry.index.into()),
         // A reset leaves nothing behind that would have to be kept together.
-        None if parsed.step == Step::Reset => None,
+        None if parsed.step == Step::Reset => NO_ENTRY,
         None => place.begin(backend, seen),
-    };
-    entry.map(|entry| entry.index)
+    }
 }
 
 /// Chooses a backend and makes the flow's entry. Returns a [`Begun`].

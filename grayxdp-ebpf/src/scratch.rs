@@ -28,6 +28,16 @@ pub(crate) struct Scratch {
     onwards: Onwards,
     now: u32,
     sample: TraceEvent,
+    clock: Clock,
+}
+
+/// The present flow tick, as it was read last.
+#[repr(C)]
+pub(crate) struct Clock {
+    /// When it was read, in the kernel's timer ticks.
+    pub(crate) jiffies: u64,
+    /// In flow ticks that do not wrap.
+    pub(crate) tick: u32,
 }
 
 macro_rules! part {
@@ -77,6 +87,10 @@ part! {
 part! {
     /// The source that a request leaves with, for `request.rs`.
     source: Endpoint
+}
+part! {
+    /// For `flow.rs`.
+    clock: Clock
 }
 part! {
     /// The packet that is being traced, for `trace.rs`.

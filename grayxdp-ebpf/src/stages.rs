@@ -8,7 +8,7 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
-    layout::{Control, Endpoint, FlowSeen, FragmentEntry},
+    layout::{Control, Endpoint, FlowOwner, FlowSeen, FragmentEntry},
     verdict::Verdict,
 };
 
@@ -169,16 +169,39 @@ pub(crate) extern "C" fn grayxdp_odd(context: *mut xdp_md, odd: u32) -> u64 {
     odd::process(&XdpContext::new(context), control, Odd::from_raw(odd)).raw()
 }
 
-/// Makes the flow's entry. Returns its index, or [`request::NO_ENTRY`].
+/// Finds the entry of a flow whose first bucket this is. Returns its index, or [`flow::NO_ENTRY`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_find(owner: u64, bucket: u32) -> u64 {
+    let Some(control) = maps::control() else { return flow::NO_ENTRY };
+    flow::locate(control, FlowOwner(owner), bucket)
+}
+
+/// Makes an entry for an owner in this bucket. Returns its index, or [`flow::NO_ENTRY`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_insert(owner: u64, bucket: u32, seen: u64) -> u64 {
+    let Some(control) = maps::control() else { return flow::NO_ENTRY };
+    flow::insert(control, FlowOwner(owner), bucket, FlowSeen::from_word(seen))
+}
+
+/// Whether a bucket has a place for a new flow.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_has_room(bucket: u32) -> u64 {
+    maps::control().map_or(0, |control| u64::from(flow::has_room(control, bucket)))
+}
+
+/// Makes the flow's entry. Returns its index, or [`flow::NO_ENTRY`].
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn grayxdp_enter(parsed: *const Parsed, service: u32, backend: u32) -> u64 {
-    let Some(parsed) = given(parsed) else { return request::NO_ENTRY };
+    let Some(parsed) = given(parsed) else { return flow::NO_ENTRY };
     let id = ServiceId(service);
     #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `request.rs` widened it")]
-    let Some(backend) = BackendId::from_raw(backend as u16) else { return request::NO_ENTRY };
-    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return request::NO_ENTRY };
-    request::enter(control, parsed, id, service, backend).map_or(request::NO_ENTRY, u64::from)
+    let Some(backend) = BackendId::from_raw(backend as u16) else { return flow::NO_ENTRY };
+    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return flow::NO_ENTRY };
+    request::enter(control, parsed, id, service, backend)
 }
 
 /// How readily a flow's entry is given up, by what was seen of it; zero: not at all. `now` in flow ticks.

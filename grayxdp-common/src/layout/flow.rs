@@ -3,6 +3,11 @@
 //! An entry's first word says which flow it is and where it goes. It is written by compare-and-swap only and does not
 //! change until the entry is given to another flow, so one load gives both, never torn. The second word is what was seen
 //! of the flow; each part of it has one direction as its writer, and is stored by itself.
+//!
+//! A flow whose bucket is full of flows that must not be evicted may have its entry in a second bucket, the neighbour.
+//! Nobody needs to look there as long as the first bucket has an entry that was never used: an entry that loses its flow
+//! becomes [`FlowOwner::FREED`], which is free but says nothing, and the sweeper alone turns it into
+//! [`FlowOwner::EMPTY`] again, once the second bucket holds no flow of the first.
 
 use super::Address;
 use crate::{
@@ -67,6 +72,13 @@ impl FlowHash {
         self.0 << 16
     }
 
+    /// The bucket where a flow may be for which there was no place in this one; each is the other's. Behind the table's
+    /// end if the number of buckets is odd.
+    #[inline(always)]
+    pub const fn second_bucket(bucket: u32) -> u32 {
+        bucket ^ 1
+    }
+
     /// The IPv4 client whose flow at this service has its entry in this bucket: the hash, undone.
     ///
     /// From 2¹⁶ buckets on, bucket and fingerprint leave one hash open; in smaller tables several, of which the service
@@ -79,6 +91,7 @@ impl FlowHash {
         bucket: u32,
         owner: FlowOwner,
     ) -> Option<(Address, Be16)> {
+        let bucket = if owner.is_in_second() { Self::second_bucket(bucket) } else { bucket };
         if buckets == 0 || bucket >= buckets {
             return None;
         }
@@ -132,14 +145,18 @@ const fn inverse(odd: u64) -> u64 {
     inverse
 }
 
-/// An entry's first word: fingerprint and backend. Zero is empty.
+/// An entry's first word: fingerprint, whether it is in the flow's second bucket, and backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(transparent)]
 pub struct FlowOwner(pub u64);
 
 impl FlowOwner {
-    /// Nobody.
+    /// Nobody, and no flow of this bucket was ever turned away while it was so.
     pub const EMPTY: Self = Self(0);
+    /// Nobody any more.
+    pub const FREED: Self = Self(Self::SECOND);
+    const SECOND: u64 = 1 << 15;
+    const BACKEND: u16 = 0x7fff;
 
     /// A flow on a backend.
     #[inline(always)]
@@ -147,18 +164,50 @@ impl FlowOwner {
         Self(hash.fingerprint() | backend.raw() as u64)
     }
 
-    /// Whether it is this flow.
+    /// A flow, on no backend yet.
     #[inline(always)]
-    pub const fn is(self, hash: FlowHash) -> bool {
-        // An empty entry could only be taken for the one flow of fingerprint zero, and then has no backend.
-        (self.0 ^ hash.fingerprint()) >> 16 == 0
+    pub const fn of(hash: FlowHash) -> Self {
+        Self(hash.fingerprint())
     }
 
-    /// Its backend; `None` where it is empty.
+    /// The same flow in its second bucket.
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the low 16 bits are what is wanted")]
+    #[must_use]
+    pub const fn in_second(self) -> Self {
+        Self(self.0 | Self::SECOND)
+    }
+
+    /// Whether the entry is in its flow's second bucket.
+    #[inline(always)]
+    pub const fn is_in_second(self) -> bool {
+        self.0 & Self::SECOND != 0
+    }
+
+    /// The same flow in the same bucket, on a backend.
+    #[inline(always)]
+    #[must_use]
+    pub const fn on(self, backend: BackendId) -> Self {
+        Self((self.0 & !(Self::BACKEND as u64)) | backend.raw() as u64)
+    }
+
+    /// Whether it is this flow in its first bucket.
+    #[inline(always)]
+    pub const fn is(self, hash: FlowHash) -> bool {
+        self.names(Self::of(hash))
+    }
+
+    /// Whether both are the same flow in the same one of its buckets.
+    #[inline(always)]
+    pub const fn names(self, flow: Self) -> bool {
+        // An empty entry could only be taken for the one flow of fingerprint zero, and then has no backend.
+        (self.0 ^ flow.0) >> 15 == 0
+    }
+
+    /// Its backend; `None` where it is nobody's.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
     pub const fn backend(self) -> Option<BackendId> {
-        BackendId::from_raw(self.0 as u16)
+        BackendId::from_raw(self.0 as u16 & Self::BACKEND)
     }
 }
 
@@ -331,6 +380,13 @@ pub struct FlowBucket {
     pub entries: [FlowEntry; FLOW_ENTRIES_PER_BUCKET],
 }
 
+impl FlowBucket {
+    /// Whether a flow of this bucket may be in the second one.
+    pub fn may_have_turned_away(&self) -> bool {
+        self.entries.iter().all(|entry| entry.owner != FlowOwner::EMPTY)
+    }
+}
+
 /// `full-nat`: who has a source port. Index: source address, then port.
 ///
 /// It is taken by compare-and-swap on `owner`, and never given back: a slot whose flow is no longer in the flow table is
@@ -387,6 +443,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_entry_names_its_flow_its_bucket_and_its_backend() {
+        let (hash, other) = (FlowHash(0x1234_5678_9abc_def0), FlowHash(0x1234_5678_9abc_def1));
+        let [first, last] = [1, 0x7fff].map(|raw| BackendId::from_raw(raw).expect("not zero"));
+        for backend in [first, last] {
+            let home = FlowOwner::new(hash, backend);
+            let away = FlowOwner::of(hash).in_second().on(backend);
+            assert_eq!((home.backend(), away.backend()), (Some(backend), Some(backend)));
+            assert_eq!((home.is_in_second(), away.is_in_second()), (false, true));
+            assert!(home.is(hash) && !home.is(other) && !away.is(hash));
+            assert!(away.names(FlowOwner::of(hash).in_second()) && !away.names(FlowOwner::of(other).in_second()));
+            assert_eq!((home.on(first), away.on(last).is_in_second()), (FlowOwner::new(hash, first), true));
+        }
+        for nobody in [FlowOwner::EMPTY, FlowOwner::FREED] {
+            assert_eq!(nobody.backend(), None);
+        }
+    }
+
     proptest! {
         #[test]
         fn what_was_seen_is_its_word(word in any::<u64>()) {
@@ -421,7 +495,10 @@ mod tests {
                 let client = Address::from_v4_wire(client);
                 let hash = FlowHash::new(key, client, Be16::new(port), ServiceId(service));
                 prop_assert!(hash.bucket(buckets) < buckets);
-                prop_assert!(places.insert((hash.bucket(buckets), hash.fingerprint())));
+                let bucket = hash.bucket(buckets);
+                let second = FlowHash::second_bucket(bucket);
+                prop_assert!(places.insert((bucket, FlowOwner::of(hash).0)));
+                prop_assert!(places.insert((second, FlowOwner::of(hash).in_second().0)));
             }
         }
 
@@ -439,6 +516,11 @@ mod tests {
             let bucket = hash.bucket(buckets);
             let found = |service| FlowHash::client_v4(key, service, buckets, bucket, owner);
             prop_assert_eq!(found(service), Some((client, port)));
+            let second = FlowHash::second_bucket(bucket);
+            if second < buckets {
+                let found = FlowHash::client_v4(key, service, buckets, second, owner.in_second());
+                prop_assert_eq!(found, Some((client, port)));
+            }
             prop_assert_eq!(found(ServiceId(service.0 ^ 1)), None);
         }
 

@@ -7,8 +7,9 @@
 use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId, ShardId, Version},
     layout::{
-        Address, BackendEntry, Control, FLOW_SEVER, FLOW_UDP, FlowBucket, FlowEntry, FlowHash, FlowSeen, FlowState,
-        METHOD_RANDOM, METHOD_RANGE, MaglevSlots, PoolTable, SERVICE_CIDR_PINS, SERVICE_DSCP_PINS, ServiceEntry,
+        Address, BackendEntry, Control, FLOW_SEVER, FLOW_UDP, FlowBucket, FlowEntry, FlowHash, FlowOwner, FlowSeen,
+        FlowState, METHOD_RANDOM, METHOD_RANGE, MaglevSlots, PoolTable, SERVICE_CIDR_PINS, SERVICE_DSCP_PINS,
+        ServiceEntry,
     },
     verdict::Verdict,
     weight::{KeyHash, Threshold},
@@ -227,9 +228,18 @@ fn candidate(tables: &impl Tables, service: &ServiceEntry, version: Version, has
 
 fn flow(tables: &impl Tables, control: &Control, service: &ServiceEntry, question: Question) -> Option<KnownFlow> {
     let hash = FlowHash::new(control.flow_key, question.client, question.client_port, question.service);
-    let bucket = tables.flow_bucket(hash.bucket(control.flow_buckets))?;
-    let is_its = |entry: &&FlowEntry| entry.owner.is(hash) && entry.owner.backend().is_some();
-    let FlowEntry { owner, seen } = *bucket.entries.iter().find(is_its)?;
+    let entry_of = |bucket: FlowBucket, flow: FlowOwner| {
+        bucket.entries.into_iter().find(|entry| entry.owner.names(flow) && entry.owner.backend().is_some())
+    };
+    let index = hash.bucket(control.flow_buckets);
+    let bucket = tables.flow_bucket(index)?;
+    let FlowEntry { owner, seen } = match entry_of(bucket, FlowOwner::of(hash)) {
+        Some(entry) => entry,
+        None if bucket.may_have_turned_away() => {
+            entry_of(tables.flow_bucket(FlowHash::second_bucket(index))?, FlowOwner::of(hash).in_second())?
+        }
+        None => return None,
+    };
     let id = owner.backend()?;
     let backend = tables.backend(id)?;
     // An entry may outlive its service, whose number then names another one: such an entry is none.

@@ -1,6 +1,6 @@
 //! The flow table as the agent sees it: what flows there are, who is idle for too long, whom to sever.
 //!
-//! The table is mapped into memory, and the packet program works on it at the same time. Entries are only ever emptied by
+//! The table is mapped into memory, and the packet program works on it at the same time. Entries are only ever freed by
 //! compare-and-swap, so a flow that takes an entry over meanwhile keeps it. A flow that comes back to life between the look
 //! at its age and the swap loses its entry, and goes by hash.
 
@@ -25,15 +25,16 @@ use super::{KernelError, mapped::Mapped};
 /// Of the least table: below, one busy bucket would turn flows away.
 const BUCKETS_MIN: u32 = 128;
 /// Half the entries stay free at the flows that the table is sized for. Then one flow in about 120 finds its bucket full
-/// (measured: 8,908 of 1,048,576): it goes by hash, both ways, and is counted.
+/// and looks for a place in the second one, and one in about 1,200 finds none there either (measured: 892 of 1,048,576): it
+/// goes by hash, both ways, and is counted.
 const FLOWS_PER_BUCKET: u32 = 4;
 
 /// Byte of an entry that says of what kind the flow is.
 const KIND_BYTE: usize = std::mem::offset_of!(FlowEntry, seen) + std::mem::offset_of!(FlowSeen, kind);
 
-/// Buckets of a table for so many flows; 32 bytes a flow.
+/// Buckets of a table for so many flows; 32 bytes a flow. Even, so that each has a second one.
 pub(super) fn buckets_for(max_flows: u32) -> u32 {
-    max_flows.div_ceil(FLOWS_PER_BUCKET).max(BUCKETS_MIN)
+    max_flows.div_ceil(FLOWS_PER_BUCKET).max(BUCKETS_MIN).next_multiple_of(2)
 }
 
 /// The most flows that a table of so many buckets is made for; what to write as `max_flows` to get it.
@@ -98,7 +99,7 @@ pub(super) struct Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Census {
     active: Vec<[u32; FlowState::ALL.len()]>,
-    /// Entries of flows that were idle for too long; emptied.
+    /// Entries of flows that were idle for too long; freed.
     pub expired: u64,
     /// Entries that are left.
     pub live: u64,
@@ -187,16 +188,18 @@ impl FlowTable {
         })
     }
 
-    /// Empties what has been idle for longer than its backend's limits, and counts the rest.
+    /// Frees what has been idle for longer than its backend's limits, and counts the rest.
     pub(super) fn sweep(&self, now_tick: u16, limits: impl Fn(BackendId) -> IdleTicks) -> Census {
         let mut census = Census::default();
+        // First, so that what is freed now stays so until the next sweep; see `forget_freed`.
+        self.forget_freed();
         for (owner, seen) in self.entries() {
             let found = owner.load(Ordering::Acquire);
             let Some(backend) = FlowOwner(found).backend() else { continue };
             let seen = FlowSeen::from_word(seen.load(Ordering::Acquire));
             if !seen.is_expired(now_tick, &limits(backend)) {
                 census.count(backend, seen.state());
-            } else if empty(owner, found) {
+            } else if free(owner, found) {
                 census.expired += 1;
             } else {
                 // Another flow has just begun there; the next sweep sees it.
@@ -204,6 +207,36 @@ impl FlowTable {
             }
         }
         census
+    }
+
+    /// Turns entries that are free into empty ones where the second bucket holds no flow of theirs, so that packets need not
+    /// look there.
+    ///
+    /// A flow goes to the second bucket only where the first has no free entry, and what is free here has been so since the
+    /// last sweep. Should one have come there all the same between the look and the store, the entry is made a freed one
+    /// again; later than that, its packets go by hash.
+    fn forget_freed(&self) {
+        let words = self.buckets.words();
+        let of = |bucket: usize| {
+            let first = bucket * FLOW_ENTRIES_PER_BUCKET * 2;
+            words.get(first..first + FLOW_ENTRIES_PER_BUCKET * 2).unwrap_or_default().iter().step_by(2)
+        };
+        let has_strangers =
+            |bucket| of(bucket).any(|owner| is_taken_by_neighbour(FlowOwner(owner.load(Ordering::Acquire))));
+        let swap = |owner: &AtomicU64, from: FlowOwner, to: FlowOwner| {
+            owner.compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        for bucket in 0..self.buckets.len() as usize {
+            let freed = |owner: &&AtomicU64| owner.load(Ordering::Acquire) == FlowOwner::FREED.0;
+            if !of(bucket).any(|owner| freed(&owner)) || has_strangers(bucket ^ 1) {
+                continue;
+            }
+            for owner in of(bucket).filter(freed) {
+                if swap(owner, FlowOwner::FREED, FlowOwner::EMPTY) && has_strangers(bucket ^ 1) {
+                    swap(owner, FlowOwner::EMPTY, FlowOwner::FREED);
+                }
+            }
+        }
     }
 
     /// Marks the TCP flows of these backends to be severed, and forgets their UDP conversations. Returns how many.
@@ -219,7 +252,7 @@ impl FlowTable {
             }
             let kind = FlowSeen::from_word(seen.load(Ordering::Acquire)).kind;
             if kind & FLOW_UDP != 0 {
-                severed += u64::from(empty(owner, found));
+                severed += u64::from(free(owner, found));
             } else if let Some(byte) = self.buckets.byte(nth * size_of::<FlowEntry>() + KIND_BYTE) {
                 byte.store(kind | FLOW_SEVER, Ordering::Release);
                 if owner.load(Ordering::Acquire) == found {
@@ -237,15 +270,20 @@ impl FlowTable {
         let words = self.buckets.words();
         let forget = |record: &Record| {
             let entry = record.bucket as usize * FLOW_ENTRIES_PER_BUCKET + record.slot as usize;
-            words.get(entry * 2).is_some_and(|owner| empty(owner, record.entry.owner.0))
+            words.get(entry * 2).is_some_and(|owner| free(owner, record.entry.owner.0))
         };
         self.records().filter(|record| picks(record) && forget(record)).fold(0, |sum, _| sum + 1)
     }
 }
 
-/// Empties an entry, if it is still this flow's.
-fn empty(owner: &AtomicU64, found: u64) -> bool {
-    owner.compare_exchange(found, FlowOwner::EMPTY.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+/// Whether the entry is of a flow whose first bucket is the other one.
+fn is_taken_by_neighbour(owner: FlowOwner) -> bool {
+    owner.is_in_second() && owner.backend().is_some()
+}
+
+/// Frees an entry, if it is still this flow's.
+fn free(owner: &AtomicU64, found: u64) -> bool {
+    owner.compare_exchange(found, FlowOwner::FREED.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
 
 /// Flow ticks as time.

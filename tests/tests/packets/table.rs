@@ -1,6 +1,6 @@
 //! The flow table under pressure: who keeps an entry, and what becomes of whom there is no place for.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use grayxdp_common::{layout::FlowState, verdict::Verdict};
 
@@ -50,6 +50,40 @@ fn a_flood_of_syns_evicts_half_open_flows_and_never_an_established_one() {
                 assert_eq!(outcome.packet, segment.towards(backend("tcp4", 1)).bytes(), "connection {number} moved");
             }
             assert_eq!(bench.counter("tcp4", |counters| counters.flow_misses), 0);
+        },
+    );
+}
+
+#[test]
+fn at_the_flows_that_the_table_is_made_for_hardly_one_finds_no_place_in_either_of_its_buckets() {
+    const FLOWS: u32 = 16_384;
+    with_setup(
+        "second",
+        "",
+        |setup| setup.max_flows = FLOWS,
+        |bench| {
+            for number in 0..FLOWS {
+                establish(bench, number);
+            }
+            let untracked = bench.counter("tcp4", |counters| counters.untracked_flows);
+            // One bucket each would turn about 140 away, two about 14.
+            assert!(untracked < 50, "{untracked}");
+            assert_eq!(flows_in(bench, FlowState::Established) as u64, u64::from(FLOWS) - untracked);
+            bench.set_weight("tcp4", 10_000);
+            let mut moved = 0;
+            for number in 0..FLOWS {
+                let segment = Frame { kind: Kind::Ack, ..client(number) };
+                let outcome = bench.plane.test_run(&segment.bytes()).expect("a test run");
+                moved += u64::from(outcome.packet != segment.towards(backend("tcp4", 1)).bytes());
+                let reply = segment.answer(backend("tcp4", 1), Kind::Ack);
+                let outcome = bench.plane.test_run(&reply.bytes()).expect("a test run");
+                moved += u64::from(outcome.packet != reply.returned(segment.destination).bytes());
+            }
+            assert_eq!(moved, untracked * 2, "who has an entry keeps its backend");
+            let clients: HashSet<_> = bench.plane.flows().filter_map(|flow| flow.client).collect();
+            let missing = (0..FLOWS).filter(|&number| !clients.contains(&client(number).source.into())).count();
+            assert!(missing as u64 >= untracked && missing < 100, "{missing} clients are not told");
+            assert_eq!(bench.plane.forget_flows(), u64::from(FLOWS) - untracked);
         },
     );
 }

@@ -122,6 +122,25 @@ impl Fake {
 }
 
 #[test]
+fn a_flow_in_its_second_bucket_is_found_where_the_first_one_may_have_turned_it_away() {
+    let mut tables = fake().with_flow(FlowSeen {
+        client: SEEN_PACKET | SEEN_SEGMENT,
+        backend: SEEN_PACKET | SEEN_SEGMENT,
+        ..FlowSeen::default()
+    });
+    let (&first, bucket) = tables.buckets.iter().next().expect("the flow's");
+    let entry = bucket.entries[3];
+    let mut second = FlowBucket::default();
+    second.entries[0] = FlowEntry { owner: entry.owner.in_second(), ..entry };
+    let freed = FlowEntry { owner: FlowOwner::FREED, ..FlowEntry::default() };
+    tables.buckets.insert(FlowHash::second_bucket(first), second);
+    tables.buckets.insert(first, FlowBucket { entries: [freed; 8] });
+    assert!(asked(&tables).flow.is_some());
+    tables.buckets.insert(first, FlowBucket::default());
+    assert!(asked(&tables).flow.is_none());
+}
+
+#[test]
 fn weights_of_the_own_shard_decide_and_no_others() {
     let mut tables = fake();
     let found = asked(&tables);

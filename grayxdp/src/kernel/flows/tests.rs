@@ -78,10 +78,30 @@ fn only_what_is_picked_is_forgotten() {
 
 #[test]
 fn a_table_has_room_for_twice_its_flows() {
-    for (max_flows, buckets) in [(1024, 256), (1, 128), (1025, 257), (1 << 20, 1 << 18), (u32::MAX, 1 << 30)] {
+    for (max_flows, buckets) in [(1024, 256), (1, 128), (1025, 258), (1 << 20, 1 << 18), (u32::MAX, 1 << 30)] {
         assert_eq!(buckets_for(max_flows), buckets, "{max_flows}");
         assert_eq!(buckets_for(flows_of(buckets)), buckets, "{max_flows}");
     }
+}
+
+#[test]
+fn a_freed_entry_is_empty_again_after_the_next_sweep_unless_its_neighbour_holds_a_flow_of_its_bucket() {
+    let table = table(128);
+    let owners = |bucket: u32| table.bucket(bucket).expect("there").entries.map(|entry| entry.owner);
+    put(&table, 0, 1, seen(0, SEEN_PACKET, 0, 0));
+    put(&table, 16, 1, seen(0, SEEN_PACKET, 0, 0));
+    // A flow of bucket 0 in bucket 1; one of bucket 2 in bucket 2.
+    put(&table, 8, 1, seen(100, BOTH, BOTH, 0));
+    let word = &table.buckets.words()[16];
+    word.store(FlowOwner(word.load(Ordering::Relaxed)).in_second().0, Ordering::Relaxed);
+    assert_eq!(table.sweep(100, |_| LIMITS).expired, 2);
+    assert_eq!((owners(0)[0], owners(2)[0]), (FlowOwner::FREED, FlowOwner::FREED));
+    assert_eq!(table.sweep(100, |_| LIMITS).live, 1);
+    assert_eq!((owners(0)[0], owners(2)[0]), (FlowOwner::FREED, FlowOwner::EMPTY));
+    table.forget(|_| true);
+    table.sweep(100, |_| LIMITS);
+    // The entry of bucket 1 became a freed one, which is nobody's.
+    assert_eq!((owners(0)[0], owners(1)[0]), (FlowOwner::EMPTY, FlowOwner::EMPTY));
 }
 
 #[test]

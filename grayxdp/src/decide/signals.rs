@@ -1,0 +1,262 @@
+//! What the kernel saw of a version's, or a backend's, connections: counts and histograms, cumulative or of a span of time.
+//!
+//! Sums over CPUs, backends, hosts and time are additions; what came in between two readings is a subtraction.
+
+use grayxdp_common::histogram::{HISTOGRAM_BUCKETS, bucket_of, lower_bound_us};
+
+/// Groups of clients, by their hash, for which flows and errors are counted apart: by how unevenly errors fall upon them,
+/// bursts are told from independent errors.
+pub const CLIENT_GROUPS: usize = 256;
+
+macro_rules! counts {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        /// Counts; each flow adds to at most one of `refused`, `unanswered`, `server_resets`, `icmp_unreachable` and
+        /// `idle_deaths`.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct Counts {
+            $($(#[$doc])* pub $name: u64,)+
+        }
+
+        impl Counts {
+            /// Both, added.
+            #[must_use]
+            pub const fn plus(self, other: &Self) -> Self {
+                Self { $($name: self.$name.wrapping_add(other.$name),)+ }
+            }
+
+            /// What has come since an earlier reading; `None` where some count has fallen, for it was reset.
+            #[must_use]
+            pub const fn since(self, earlier: &Self) -> Option<Self> {
+                Some(Self { $($name: match self.$name.checked_sub(earlier.$name) { Some(grown) => grown, None => return None },)+ })
+            }
+
+            /// Every count with its name.
+            pub const fn named(&self) -> [(&'static str, u64); [$(stringify!($name)),+].len()] {
+                [$((stringify!($name), self.$name)),+]
+            }
+        }
+    };
+}
+
+counts! {
+    /// New connections (TCP: first SYNs) and conversations (UDP).
+    flows,
+    /// TCP: answered by a SYN-ACK. UDP: answered.
+    established,
+    /// RST in answer to a SYN.
+    refused,
+    /// No answer to the SYN, or to the first datagram, in time.
+    unanswered,
+    /// RST from the server after the connection was established.
+    server_resets,
+    /// RST from the client after the connection was established; no error.
+    client_resets,
+    /// ICMP errors from the backend's side that ended the wait for an answer.
+    icmp_unreachable,
+    /// Established connections that ended by time-out while a response was owed.
+    idle_deaths,
+    /// Closed by FIN from both sides.
+    closes,
+    /// SYNs seen again.
+    syn_retransmissions,
+    /// Server segments with data that were watched for repetition.
+    watched_segments,
+    /// Of these, those seen before.
+    retransmissions,
+    /// Zero windows that the server advertised.
+    zero_windows,
+    /// Turns begun: client payload while no response was owed. UDP: requests.
+    requests,
+    /// Turns answered: the first server payload of each. UDP: replies.
+    responses,
+    /// Peeked responses that say all is well: HTTP 1xx to 3xx, a TLS handshake record, DNS NOERROR and NXDOMAIN.
+    answers_good,
+    /// Peeked responses that blame the client: HTTP 4xx.
+    answers_client_error,
+    /// Peeked responses that are the server's fault: HTTP 5xx, a TLS alert in place of a handshake, DNS SERVFAIL.
+    answers_server_error,
+    /// Responses that were peeked into and could not be read.
+    answers_unknown,
+}
+
+impl Counts {
+    /// Flows that ended, or did not begin, by the server's fault.
+    pub const fn transport_errors(&self) -> u64 {
+        self.refused + self.unanswered + self.server_resets + self.icmp_unreachable + self.idle_deaths
+    }
+}
+
+/// Times in log-linear buckets; see [`grayxdp_common::histogram`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Histogram {
+    buckets: Box<[u64; HISTOGRAM_BUCKETS]>,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { buckets: Box::new([0; HISTOGRAM_BUCKETS]) }
+    }
+}
+
+impl Histogram {
+    /// Of counts by bucket.
+    pub fn new(buckets: [u64; HISTOGRAM_BUCKETS]) -> Self {
+        Self { buckets: Box::new(buckets) }
+    }
+
+    /// By bucket.
+    pub fn buckets(&self) -> &[u64; HISTOGRAM_BUCKETS] {
+        &self.buckets
+    }
+
+    /// Takes times of this length in.
+    pub fn record_us(&mut self, us: u32, times: u64) {
+        if let Some(bucket) = self.buckets.get_mut(bucket_of(us)) {
+            *bucket = bucket.wrapping_add(times);
+        }
+    }
+
+    /// How many times it holds.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// How many of them are in this bucket or a later one.
+    pub fn count_from(&self, bucket: usize) -> u64 {
+        self.buckets.iter().skip(bucket).sum()
+    }
+
+    /// The bucket in which the quantile lies, 0 to 1; `None` where it is empty.
+    pub fn quantile_bucket(&self, quantile: f64) -> Option<usize> {
+        let count = self.count();
+        let rank = (quantile * count as f64).ceil().max(1.0);
+        let mut below = 0u64;
+        let reaches = |&bucket: &u64| {
+            below += bucket;
+            below as f64 >= rank
+        };
+        (count > 0).then(|| self.buckets.iter().position(reaches).unwrap_or(HISTOGRAM_BUCKETS - 1))
+    }
+
+    /// The quantile in microseconds: the middle of its bucket, so at most 6.25 % off.
+    pub fn quantile_us(&self, quantile: f64) -> Option<f64> {
+        let bucket = self.quantile_bucket(quantile)?;
+        Some((lower_bound_us(bucket) + lower_bound_us(bucket + 1)) as f64 / 2.0)
+    }
+
+    /// Adds another one.
+    pub fn add(&mut self, other: &Self) {
+        for (bucket, more) in self.buckets.iter_mut().zip(other.buckets.iter()) {
+            *bucket = bucket.wrapping_add(*more);
+        }
+    }
+
+    /// What has come since an earlier reading; `None` where some bucket has fallen.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Option<Self> {
+        let mut grown = Self::default();
+        for ((grown, now), before) in grown.buckets.iter_mut().zip(self.buckets.iter()).zip(earlier.buckets.iter()) {
+            *grown = now.checked_sub(*before)?;
+        }
+        Some(grown)
+    }
+}
+
+/// Flows and errors of one group of clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct GroupCounts {
+    /// New flows.
+    pub flows: u64,
+    /// Transport errors, and peeked server errors.
+    pub errors: u64,
+}
+
+/// All that is known of a version or a backend.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Signals {
+    /// Counts.
+    pub counts: Counts,
+    /// SYN to SYN-ACK, as seen here.
+    pub handshake: Histogram,
+    /// The first turn of each connection: client payload to server payload. UDP: every reply.
+    pub first_response: Histogram,
+    /// The later turns.
+    pub later_response: Histogram,
+    /// Begin to end of flows that were closed or reset.
+    pub duration: Histogram,
+    /// By group of clients, [`CLIENT_GROUPS`] of them; empty for a backend.
+    pub groups: Vec<GroupCounts>,
+}
+
+impl Signals {
+    /// Adds another reading: of another backend, host or span.
+    pub fn add(&mut self, other: &Self) {
+        self.counts = self.counts.plus(&other.counts);
+        self.handshake.add(&other.handshake);
+        self.first_response.add(&other.first_response);
+        self.later_response.add(&other.later_response);
+        self.duration.add(&other.duration);
+        if self.groups.len() < other.groups.len() {
+            self.groups.resize(other.groups.len(), GroupCounts::default());
+        }
+        for (group, more) in self.groups.iter_mut().zip(&other.groups) {
+            group.flows += more.flows;
+            group.errors += more.errors;
+        }
+    }
+
+    /// What has come since an earlier reading. A reading that has fallen anywhere was reset: what it holds has come since.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        self.grown(earlier).unwrap_or_else(|| self.clone())
+    }
+
+    fn grown(&self, earlier: &Self) -> Option<Self> {
+        let before = |index: usize| earlier.groups.get(index).copied().unwrap_or_default();
+        let grown = |(index, now): (usize, &GroupCounts)| {
+            Some(GroupCounts {
+                flows: now.flows.checked_sub(before(index).flows)?,
+                errors: now.errors.checked_sub(before(index).errors)?,
+            })
+        };
+        Some(Self {
+            counts: self.counts.since(&earlier.counts)?,
+            handshake: self.handshake.since(&earlier.handshake)?,
+            first_response: self.first_response.since(&earlier.first_response)?,
+            later_response: self.later_response.since(&earlier.later_response)?,
+            duration: self.duration.since(&earlier.duration)?,
+            groups: self.groups.iter().enumerate().map(grown).collect::<Option<_>>()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_lie_in_the_middle_of_their_buckets() {
+        let mut times = Histogram::default();
+        assert_eq!(times.quantile_us(0.5), None);
+        for us in 1..=1000 {
+            times.record_us(us, 1);
+        }
+        for (quantile, expected) in [(0.0, 1.0), (0.5, 500.0), (0.9, 900.0), (0.99, 990.0), (1.0, 1000.0)] {
+            let found = times.quantile_us(quantile).expect("not empty");
+            assert!((found - expected).abs() <= expected * 0.0625 + 0.5, "{quantile}: {found}");
+        }
+        assert_eq!((times.count(), times.count_from(bucket_of(512))), (1000, 489));
+    }
+
+    #[test]
+    fn what_has_come_since_is_the_difference_and_a_reset_begins_anew() {
+        let mut earlier = Signals { groups: vec![GroupCounts { flows: 3, errors: 1 }], ..Signals::default() };
+        earlier.counts.flows = 5;
+        earlier.handshake.record_us(100, 5);
+        let mut now = earlier.clone();
+        let more = Signals { counts: Counts { flows: 2, refused: 1, ..Counts::default() }, ..earlier.clone() };
+        now.add(&more);
+        assert_eq!(now.since(&earlier), more);
+        assert_eq!(earlier.since(&now), earlier);
+    }
+}
