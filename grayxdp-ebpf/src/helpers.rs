@@ -112,6 +112,28 @@ pub(crate) fn opaque(value: usize, noise: u64) -> usize {
     }
 }
 
+/// The pointer itself, which exists from here on only.
+///
+/// VERIFIER: the compiler would add to it before it is compared with null, for an addition costs nothing where it is not
+/// needed; but kernels up to 6.12 allow no arithmetic with a pointer that may be null.
+#[inline(always)]
+pub(crate) fn in_place<T>(pointer: *mut T) -> *mut T {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut pointer = pointer;
+        // SAFETY: a move of a register to itself; two lines of debug information for one place would be refused, were it
+        // nothing. Not `pure`, or the compiler could move this forward, too.
+        unsafe {
+            core::arch::asm!(
+                "{pointer} = {pointer}", pointer = inout(reg) pointer, options(nomem, nostack, preserves_flags)
+            );
+        }
+        pointer
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    pointer
+}
+
 /// Stores `new` if the word is `old`, atomically, with a full barrier; returns what it was.
 ///
 /// `core::sync::atomic` has no compare-exchange on this target.

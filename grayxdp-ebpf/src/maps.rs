@@ -26,6 +26,7 @@ use grayxdp_common::{
 
 use crate::{
     cells::{BucketCell, ExpectedCell, FuseWord, SourceCell, TimesCell},
+    helpers,
     scratch::Scratch,
 };
 
@@ -143,7 +144,7 @@ static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 #[inline(always)]
 pub(crate) fn scratch() -> Option<*mut Scratch> {
-    SCRATCH.get_ptr_mut(0)
+    SCRATCH.get_ptr_mut(0).map(helpers::in_place)
 }
 
 #[inline(always)]
@@ -228,6 +229,9 @@ pub(crate) fn fragment(key: &FragmentKey) -> Option<FragmentEntry> {
 /// Remembers where a first fragment went. Where that fails, the following ones are passed to the kernel, which drops them.
 #[inline(always)]
 pub(crate) fn store_fragment(key: &FragmentKey, entry: &FragmentEntry) {
+    // VERIFIER: copied, for kernels up to 6.1 store nothing that was lent to a function; volatile, or it would be no copy.
+    // SAFETY: a reference to plain integers.
+    let entry = unsafe { core::ptr::from_ref(entry).read_volatile() };
     let _ = FRAGMENTS.insert(key, entry, 0);
 }
 

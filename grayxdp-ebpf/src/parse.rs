@@ -174,6 +174,12 @@ pub(crate) fn ip_offset(packet: Packet) -> Option<(usize, u16)> {
     Some((packet.opaque_offset(offset), ethertype))
 }
 
+/// Whether there is a VLAN tag in front of the IP header.
+#[inline(always)]
+pub(crate) fn is_tagged(packet: Packet) -> bool {
+    packet.window::<ETHERNET_LEN>(0).is_some_and(|ethernet| is_tag(ethernet.u16::<12>()))
+}
+
 #[inline(always)]
 fn is_tag(ethertype: u16) -> bool {
     ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN

@@ -14,7 +14,7 @@ use grayxdp_common::{
     verdict::{FIRST_DROPPED, Verdict},
 };
 
-use crate::{helpers, maps, outcome::Outcome, scratch, stages};
+use crate::{helpers, maps, outcome::Outcome, packet::Packet, parse, scratch, stages};
 
 const _: () = assert!(ROUTES_MAX.is_power_of_two(), "indices are masked");
 
@@ -90,19 +90,29 @@ pub(crate) fn too_far(verdict: Verdict) -> Verdict {
 /// The way to a backend.
 #[inline(always)]
 pub(crate) fn to_backend(context: &XdpContext, control: &Control, hop: &NextHop, departure: &Departure) -> Way {
-    match known(context, control, hop, departure.ip_len, departure.now) {
-        Some(way) => way,
-        None => ask_kernel(context, departure),
+    if !is_tagged(context)
+        && let Some(way) = known(context, control, hop, departure.ip_len, departure.now)
+    {
+        return way;
     }
+    ask_kernel(context, departure)
 }
 
 /// The way to a client.
 #[inline(always)]
 pub(crate) fn to_client(context: &XdpContext, control: &Control, departure: &Departure) -> Way {
-    match known_to_client(context, control, departure.destination, departure.ip_len, departure.now) {
-        Some(way) => way,
-        None => ask_kernel(context, departure),
+    if !is_tagged(context)
+        && let Some(way) = known_to_client(context, control, departure.destination, departure.ip_len, departure.now)
+    {
+        return way;
     }
+    ask_kernel(context, departure)
+}
+
+/// Whether the packet has a VLAN tag. The ways that are gone by from here have none: the kernel must take it off.
+#[inline(always)]
+fn is_tagged(context: &XdpContext) -> bool {
+    parse::is_tagged(Packet::new(context))
 }
 
 /// The same, by the table of routes; `None` where the kernel must be asked.
@@ -170,6 +180,7 @@ pub(crate) fn ask(context: &XdpContext, departure: &Departure, way: &mut Way) {
     fill(lookup, departure, ingress);
     let outcome = helpers::fib_lookup(context, lookup);
     way.verdict = match outcome {
+        BPF_FIB_LKUP_RET_SUCCESS if is_tagged(context) => Verdict::HandedInterfaceUnknown,
         BPF_FIB_LKUP_RET_SUCCESS => {
             way.interface = lookup.ifindex;
             way.macs = macs(lookup);

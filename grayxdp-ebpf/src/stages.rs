@@ -205,6 +205,13 @@ pub(crate) extern "C" fn grayxdp_enter(parsed: *const Parsed, service: u32, back
     request::enter(control, parsed, id, service, backend)
 }
 
+/// How readily a flow's entry is given up, by what was seen of it; zero: not at all. `now` in flow ticks.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn grayxdp_score(seen: u64, now: u32) -> u64 {
+    maps::control().map_or(0, |control| flow::score(FlowSeen::from_word(seen), now, control))
+}
+
 /// Finds a source port for the flow of an entry; `client` becomes the flow's source. Returns zero where none is free.
 #[inline(never)]
 #[unsafe(no_mangle)]

@@ -39,6 +39,9 @@ pub(crate) fn try_answer(context: &XdpContext, mtu: u32) -> Option<()> {
     let packet = Packet::new(context);
     let (ip_offset, ethertype) = parse::ip_offset(packet)?;
     let link = LinkHeader::read(packet, ip_offset)?.reversed();
+    // VERIFIER: up to 6.12 it does not see that the tags' comparisons agree with each other, goes down ways that cannot
+    // be, and knows no bound there.
+    let ip_offset = packet.opaque_offset(ip_offset);
     let surplus = packet.len().checked_sub(ip_offset + QUOTE_LEN)?;
     let is_v4 = ethertype == ETHERTYPE_IPV4;
     helpers::move_end(context, -(surplus as i32))?;

@@ -16,7 +16,8 @@ pub enum KernelError {
     },
     /// The kernel lacks what the program needs.
     #[error(
-        "kernel {found} is too old: grayxdp needs {needed} or newer (XDP links, memory-mapped maps, coarse clock)."
+        "kernel {found} is too old: grayxdp needs {needed} or newer, the oldest whose verifier is known to take its packet \
+         program. Boot a newer kernel."
     )]
     KernelTooOld {
         /// As `uname -r` says.

@@ -175,7 +175,7 @@ fn convert(
         return Err(Verdict::DroppedHopLimit);
     }
     let to = if is_request { Towards::Backend(destination.address) } else { Towards::Client(destination.address) };
-    let way = model.way(to, ip.payload + 20 - ip.at, arrival.interface)?;
+    let way = model.way(to, ip.payload + 20 - ip.at, arrival)?;
     let reset = Reset {
         source,
         destination,

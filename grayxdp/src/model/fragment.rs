@@ -49,7 +49,7 @@ pub(super) fn run(model: &mut Model, arrival: Arrival<'_>, ip: &Ip) -> Result {
     let mode = service.setup.mode.clone();
     let backend = model.world.backends.get(track.backend).ok_or(Verdict::DroppedNoBackend)?.endpoint.address;
     let to = if track.is_reply { Towards::Client(track.destination) } else { Towards::Backend(backend) };
-    let way = model.way(to, ip.len() + request::overhead(&mode, backend), arrival.interface)?;
+    let way = model.way(to, ip.len() + request::overhead(&mode, backend), arrival)?;
     if let Some(verdict) = request::refused(&mode, &way) {
         return Err(verdict);
     }

@@ -125,8 +125,7 @@ fn to_backend(model: &mut Model, arrival: Arrival<'_>, ip: &Ip, quote: &Quote, d
         }
     };
     let to = model.world.backends.get(backend).ok_or(Verdict::PassedIcmpNoFlow)?.endpoint;
-    let way =
-        model.way(Towards::Backend(to.address), ip.len() + request::overhead(&mode, to.address), arrival.interface)?;
+    let way = model.way(Towards::Backend(to.address), ip.len() + request::overhead(&mode, to.address), arrival)?;
     if let Some(verdict) = request::refused(&mode, &way) {
         return Err(verdict);
     }
@@ -166,7 +165,7 @@ fn to_client(model: &mut Model, arrival: Arrival<'_>, ip: &Ip, quote: &Quote, ba
     let is_full_nat = matches!(service.setup.mode, ForwardMode::FullNat { .. });
     let client = Endpoint { address: key.1, port: key.2, protocol: vip.protocol };
     let source = if ip.source == quote.destination.address { vip.address } else { ip.source };
-    let way = model.way(Towards::Client(client.address), ip.len(), arrival.interface)?;
+    let way = model.way(Towards::Client(client.address), ip.len(), arrival)?;
     model.counters_of(backend, |counters| counters.icmp_errors += 1);
     signals::unreachable(model, arrival.frame, ip, key);
     let ends = [is_full_nat.then_some(client), Some(vip)];

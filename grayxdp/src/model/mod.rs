@@ -89,6 +89,7 @@ pub struct Outcome {
 pub struct Model {
     world: World,
     ways: Ways,
+    ways_of_kernel: Ways,
     idle: IdleTicks,
     ports: SourcePorts,
     flows: Flows,
@@ -97,11 +98,12 @@ pub struct Model {
 }
 
 impl Model {
-    /// Without flows; all weights are zero.
-    pub fn new(setup: &Setup, ways: Ways) -> Self {
+    /// Without flows; all weights are zero. Packets go by `ways`, but for those for which the kernel is asked.
+    pub fn new(setup: &Setup, ways: Ways, ways_of_kernel: Ways) -> Self {
         Self {
             world: World::new(setup),
             ways,
+            ways_of_kernel,
             idle: setup.idle,
             ports: setup.source_ports,
             flows: Flows::default(),

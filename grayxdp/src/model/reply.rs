@@ -49,7 +49,7 @@ pub(super) fn run(model: &mut Model, arrival: Arrival<'_>, ip: &Ip, segment: &Se
     let from = door.endpoint;
     let is_full_nat = matches!(service.setup.mode, ForwardMode::FullNat { .. });
     let client = Endpoint { address: key.1, port: key.2, protocol: from.protocol };
-    let way = model.way(Towards::Client(client.address), ip.len(), arrival.interface)?;
+    let way = model.way(Towards::Client(client.address), ip.len(), arrival)?;
     if way.verdict == Verdict::HandedTooBig && !ip.may_be_fragmented {
         return answer::too_big(arrival.frame, ip, way.mtu.into());
     }

@@ -149,7 +149,7 @@ fn send(
     let mode = service.setup.mode.clone();
     let to = model.world.backends.get(backend).ok_or(Verdict::DroppedNoBackend)?.endpoint;
     let overhead = overhead(&mode, to.address);
-    let way = model.way(Towards::Backend(to.address), ip.len() + overhead, arrival.interface)?;
+    let way = model.way(Towards::Backend(to.address), ip.len() + overhead, arrival)?;
     if way.verdict == Verdict::HandedTooBig && !ip.may_be_fragmented {
         return answer::too_big(arrival.frame, ip, usize::from(way.mtu).saturating_sub(overhead));
     }

@@ -51,7 +51,8 @@ fn setup(protocol: Protocol, mode: ForwardMode) -> Setup {
 fn model(setup: &Setup) -> Model {
     let everywhere = crate::kernel::Network { address: ip("0.0.0.0"), prefix_len: 0 };
     let way = Way { exit: Exit::Interface { index: 7, macs: MACS }, mtu: 1500 };
-    Model::new(setup, Ways { backends: vec![(everywhere, way)], clients: vec![(everywhere, way)] })
+    let ways = Ways { backends: vec![(everywhere, way)], clients: vec![(everywhere, way)] };
+    Model::new(setup, ways.clone(), ways)
 }
 
 /// An IPv4 packet with a header of 20 bytes: TCP with these flags, or UDP.
@@ -96,6 +97,19 @@ fn a_flow_stays_until_it_has_been_idle_for_too_long() {
         let verdict = backend(&run(&mut model, &sent, 2 + 2 * idle, &[]));
         assert_eq!(verdict, 1, "each packet counts");
         assert_eq!(backend(&run(&mut model, &sent, 3 + 3 * idle, &[])), 2, "{protocol:?}");
+    }
+}
+
+#[test]
+fn a_packet_with_a_vlan_tag_is_left_to_the_kernel_with_its_tag() {
+    for tag in [[0x81, 0x00, 0, 5], [0x88, 0xa8, 0, 5]] {
+        let mut model = model(&setup(Protocol::Tcp, ForwardMode::Nat));
+        let mut syn = packet(Some(wire::SYN), [CLIENT, VIP]);
+        syn.splice(12..12, tag);
+        let outcome = run(&mut model, &syn, 1, &[]);
+        assert_eq!(outcome.verdict, Verdict::HandedInterfaceUnknown);
+        assert_eq!(outcome.frame[..16], syn[..16], "MAC addresses and tag");
+        assert_eq!(outcome.frame[34..38], [10, 0, 0, 1], "the destination is the backend's all the same");
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use grayxdp_common::verdict::{Action, Verdict};
 
-use super::{Model, world::covers};
+use super::{Arrival, Model, world::covers};
 use crate::kernel::Network;
 
 /// How packets leave.
@@ -65,10 +65,13 @@ impl Departure {
 
 impl Model {
     /// The way of an IP packet of this length, or why there is none.
-    pub(super) fn way(&self, towards: Towards, ip_len: usize, interface: u32) -> Result<Departure, Verdict> {
+    pub(super) fn way(&self, towards: Towards, ip_len: usize, arrival: Arrival<'_>) -> Result<Departure, Verdict> {
+        // Where the program sends packets itself, there are no VLAN tags: the kernel must take them off, and is asked.
+        let is_tagged = matches!(arrival.frame.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8]));
+        let ways = if is_tagged { &self.ways_of_kernel } else { &self.ways };
         let (to, ways) = match towards {
-            Towards::Backend(to) => (to, &self.ways.backends),
-            Towards::Client(to) => (to, &self.ways.clients),
+            Towards::Backend(to) => (to, &ways.backends),
+            Towards::Client(to) => (to, &ways.clients),
         };
         let leading = ways.iter().filter(|(network, _)| covers(network, to));
         let nowhere = Way { exit: Exit::Kernel(Verdict::HandedNotForwarded), mtu: u16::MAX };
@@ -77,7 +80,10 @@ impl Model {
             return Ok(Departure { verdict: Verdict::HandedTooBig, macs: None, mtu: way.mtu });
         }
         let (verdict, macs) = match way.exit {
-            Exit::Interface { index, macs } if index == interface => (Verdict::ForwardedSameInterface, Some(macs)),
+            Exit::Interface { .. } if is_tagged => (Verdict::HandedInterfaceUnknown, None),
+            Exit::Interface { index, macs } if index == arrival.interface => {
+                (Verdict::ForwardedSameInterface, Some(macs))
+            }
             Exit::Interface { macs, .. } => (Verdict::ForwardedOtherInterface, Some(macs)),
             Exit::Kernel(verdict) if verdict.action() == Action::Drop => return Err(verdict),
             Exit::Kernel(verdict) => (verdict, None),

@@ -71,7 +71,7 @@ impl Rig {
         let Told { hops, routes, told, kernel } = world::ways(index_of("ga"), index_of("gb"));
         plane.set_next_hops(&hops);
         plane.set_routes(&routes).expect("few routes");
-        let (told, kernel) = (Model::new(&setup, told), Model::new(&setup, kernel));
+        let (told, kernel) = (Model::new(&setup, told, kernel.clone()), Model::new(&setup, kernel.clone(), kernel));
         Self { plane, setup, told, kernel }
     }
 

@@ -1,19 +1,32 @@
 # What cases are made of. A case is a file in works/ or refused/, read by `sh -eu` after this one.
 #
 #   topology                four namespaces: client, lb, v1, v2, routed by lb; both address families
-#   serve                   HTTP on port 8080 of v1 and v2, telling its version
-#   agent [TOML…]           the agent on lb, natively, with the services web4 and web6; TOML goes into [agent]
+#   serve                   HTTP on port $PORT of v1 and v2, telling its version
+#   agent [TOML…]           the agent on lb, with the services web4 and web6; TOML goes into [agent]
 #   inside NAMESPACE CMD…   runs a command there
 #   gx ARGS…                a command for the agent
-#   set_weight PERCENT      of both services
+#   set_weight PERCENT      of all services
 #   ask VIP [PATH]          the answer to one request by the client, from its address number $SOURCE
-#   answers VIP             which versions answer the client's addresses; `all_from VERSION` wants one and the same
+#   answers VIP             which versions answer the client's addresses
+#   all_from VERSION        one and the same for all of them, at each VIP
+#   received HOST DEVICE    how many packets came in by a device
 #   soon CMD…               tries a command until it succeeds
 #   fail WORDS…             ends the case; `skip WORDS…` too, and then it does not count
 
 CONFIG=/tmp/grayxdp.toml
 VIP4=203.0.113.10
 VIP6=2001:db8::10
+# A case may set these, VLANS before `topology`, PORT before `serve`, the others before `agent`.
+# Of the links to client, v1, and v2; links without one have no tags.
+VLANS=
+VIPS="$VIP4 $VIP6"
+SERVICES="web4 web6"
+INTERFACES='"to-client", "to-v1", "to-v2"'
+XDP_MODE=native
+# A line of each service.
+MODE='mode = "nat"'
+# Of the backends.
+PORT=8080
 # Each family has as many client addresses: 10.20.0.1 …, fd00:20::1 …
 SOURCES="1 2 3 4 5 6 7 8"
 SOURCE=1
@@ -41,18 +54,28 @@ namespace() {
     ip -n "$1" link set lo up
 }
 
-# connect HOST DEVICE NET4 NET6: a veth pair from lb (.1, ::1) to HOST's eth0 (.10, ::10), HOST's way out.
+# connect HOST DEVICE NET4 NET6: a veth pair from lb (.1, ::1) to HOST's eth0 (.10, ::10), HOST's way out. The first number
+# of VLANS is this pair's: then the addresses are on VLAN devices above.
 connect() {
     ip -n lb link add "$2" type veth peer name eth0 netns "$1"
-    # Checksums by the sender, and a receive queue for what XDP sends; before the devices go up.
-    inside lb ethtool -K "$2" tx off gro on >/dev/null
-    inside "$1" ethtool -K eth0 tx off gro on >/dev/null
-    ip -n lb address add "$3.1/24" dev "$2"
-    ip -n lb address add "$4::1/64" dev "$2" nodad
-    ip -n "$1" address add "$3.10/24" dev eth0
-    ip -n "$1" address add "$4::10/64" dev eth0 nodad
+    # Checksums by the sender, and a receive queue for what XDP sends; before the devices go up. Tags are in the frames,
+    # where XDP sees them, and not beside them.
+    inside lb ethtool -K "$2" tx off gro on txvlan off >/dev/null
+    inside "$1" ethtool -K eth0 tx off gro on txvlan off >/dev/null
     ip -n lb link set "$2" up
     ip -n "$1" link set eth0 up
+    lb_end=$2 host_end=eth0 vlan=${VLANS%% *}
+    if [ -n "$vlan" ]; then
+        lb_end=$2.$vlan host_end=eth0.$vlan
+        ip -n lb link add link "$2" name "$lb_end" up type vlan id "$vlan"
+        ip -n "$1" link add link eth0 name "$host_end" up type vlan id "$vlan"
+        VLANS=${VLANS#"$vlan"}
+        VLANS=${VLANS# }
+    fi
+    ip -n lb address add "$3.1/24" dev "$lb_end"
+    ip -n lb address add "$4::1/64" dev "$lb_end" nodad
+    ip -n "$1" address add "$3.10/24" dev "$host_end"
+    ip -n "$1" address add "$4::10/64" dev "$host_end" nodad
     ip -n "$1" route add default via "$3.1"
     ip -n "$1" route add default via "$4::1"
 }
@@ -75,10 +98,10 @@ serve() {
     for version in v1 v2; do
         mkdir -p "/tmp/$version"
         echo "$version" >"/tmp/$version/index.html"
-        inside "$version" httpd -f -p 8080 -h "/tmp/$version" &
+        inside "$version" httpd -f -p "$PORT" -h "/tmp/$version" &
     done
-    soon inside lb curl -fsS -m 2 http://10.0.1.10:8080/
-    soon inside lb curl -fsS -m 2 'http://[fd00:2::10]:8080/'
+    soon inside lb curl -fsS -m 2 "http://10.0.1.10:$PORT/"
+    soon inside lb curl -fsS -m 2 "http://[fd00:2::10]:$PORT/"
 }
 
 # service NAME VIP V1 V2
@@ -90,8 +113,9 @@ vip = "$2"
 port = 80
 protocol = "tcp"
 hash_seed = "smoke"
-v1 = { backends = [{ address = "$3:8080" }] }
-v2 = { backends = [{ address = "$4:8080" }] }
+$MODE
+v1 = { backends = [{ address = "$3:$PORT" }] }
+v2 = { backends = [{ address = "$4:$PORT" }] }
 END
 }
 
@@ -99,8 +123,8 @@ config() {
     {
         cat <<END
 [agent]
-interfaces = ["to-client", "to-v1", "to-v2"]
-xdp_mode = "native"
+interfaces = [$INTERFACES]
+xdp_mode = "$XDP_MODE"
 socket = "/tmp/agent.sock"
 state = "/tmp/state.db"
 max_flows = 4096
@@ -127,10 +151,8 @@ start_agent() {
 
 agent_settled() { gx status || ! kill -0 "$AGENT"; }
 
-# set_weight PERCENT: of both services.
 set_weight() {
-    gx set-weight web4 "$1"
-    gx set-weight web6 "$1"
+    for service in $SERVICES; do gx set-weight "$service" "$1"; done
 }
 
 ask() {
@@ -148,11 +170,12 @@ answers() {
     done | tr '\n' ' '
 }
 
-# all_from VERSION: every address of the client, in both families, is answered by that version.
 all_from() {
-    for vip in "$VIP4" "$VIP6"; do
+    for vip in $VIPS; do
         found=$(answers "$vip")
         case " $found" in *" lost "*) fail "$vip: lost requests: $found" ;; esac
         [ "$(echo "$found" | tr ' ' '\n' | sort -u | tr -d '\n')" = "$1" ] || fail "$vip: wanted $1 only: $found"
     done
 }
+
+received() { inside "$1" awk -v "name=$2:" '$1 == name { print $3 }' /proc/net/dev; }

@@ -10,6 +10,6 @@ code=0
 inside lb grayxdp run --config "$CONFIG" >/tmp/agent.log 2>&1 || code=$?
 [ "$code" = 1 ] || fail "exit code $code, wanted 1"
 grep -q "kernel $(uname -r) is too old" /tmp/agent.log || fail "the message does not name the kernel's version"
-grep -q 'needs 5\.[0-9]* or newer' /tmp/agent.log || fail "the message does not say which version it needs"
+grep -q 'needs 6\.1 or newer' /tmp/agent.log || fail "the message does not say which version it needs"
 if ip -n lb link show | grep -q xdp; then fail "it attached all the same"; fi
 [ -z "$(ls /sys/fs/bpf)" ] || fail "pins are left: $(ls -R /sys/fs/bpf)"

@@ -1,8 +1,12 @@
 # HTTP through the agent, attached natively, in both families: the weight decides, and a client stays where it is.
 topology
 serve
+export RUST_LOG=info,grayxdp=debug
 agent
 
+# The verifier gives up after a million instructions, and older ones look at more of them.
+verified=$(sed -n 's/.*verified_instructions=\([0-9]*\).*/\1/p' /tmp/agent.log)
+[ "${verified:-1000000}" -le 500000 ] || fail "instructions to verify, of at most 500000: ${verified:-not told}"
 ip -n lb link show dev to-client | grep -qw xdp || fail "no native XDP: $(ip -n lb link show dev to-client)"
 all_from v1
 set_weight 100
