@@ -39,6 +39,7 @@ const EXAMPLES: &str = "\
 Examples:
   grayxdp check lb.toml                 is the config file right?
   grayxdp plan lb.toml                  how will the weights move?
+  grayxdp simulate sim.toml             how soon is a bad version found?
   grayxdp run --config lb.toml          run the agent
   grayxdp start web                     begin the release of `web`
   grayxdp status                        where does everything stand?

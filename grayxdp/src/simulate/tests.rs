@@ -1,3 +1,5 @@
+//! Rates of false alarms and delays, by simulation; fixed seeds.
+
 use grayxdp_common::weight::Weight;
 
 use super::*;

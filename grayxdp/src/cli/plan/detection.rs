@@ -103,3 +103,66 @@ fn rough(time: Option<Duration>) -> String {
     };
     super::time(Duration::from_secs(coarse)).split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn service(analysis: &str) -> ServiceConfig {
+        let text = format!(
+            r#"
+            agent.interfaces = ["eth0"]
+            [[service]]
+            name = "web"
+            vip = "203.0.113.10"
+            port = 80
+            protocol = "tcp"
+            hash_seed = "x"
+            v1.backends = [{{ address = "10.0.1.10:80" }}]
+            v2.backends = [{{ address = "10.0.2.10:80" }}]
+            release.schedule = {{ kind = "step", weights = [1, 5, 50], every = "5m" }}
+            release.analysis = {analysis}
+            "#
+        );
+        let config = Config::parse("lb.toml", &text).unwrap_or_else(|errors| panic!("{errors}"));
+        config.services.into_iter().next().expect("one")
+    }
+
+    fn steps() -> Vec<(Duration, Weight)> {
+        let weights = [0, 100, 500, 5000, 10_000].map(|weight| Weight::from_hundredths(weight).expect("at most 100 %"));
+        (0u32..).map(|minute| Duration::from_secs(60) * minute).zip(weights).collect()
+    }
+
+    const EXPECTED: Expected = Expected { rate: 1000.0, base_error: 0.005 };
+
+    #[test]
+    fn larger_faults_and_larger_weights_are_found_sooner_and_at_the_ends_nothing_is() {
+        let found = to_json(&service("{}"), &steps(), EXPECTED);
+        let seconds = |step: usize, fault: usize| found["steps"][step]["faults"][fault]["found_s"].as_f64();
+        for step in [0, 4] {
+            assert_eq!((seconds(step, 0), found["steps"][step]["cleared_s"].as_f64()), (None, None), "{found}");
+        }
+        for (step, fault) in [(1, 0), (1, 3), (2, 1), (2, 3)] {
+            assert!(seconds(step, fault) > seconds(step, fault + 1), "{found}");
+            assert!(seconds(step, fault) > seconds(step + 1, fault), "{found}");
+        }
+        // Worked out by hand: Wald's bound of 51 s, and what the mixture costs.
+        assert!(seconds(2, 1).is_some_and(|seconds| (60.0..72.0).contains(&seconds)), "{found}");
+    }
+
+    #[test]
+    fn what_is_tolerated_takes_longer_to_be_found_or_is_not() {
+        let of = |analysis: &str| to_json(&service(analysis), &steps(), EXPECTED)["steps"][2]["faults"].clone();
+        let (strict, tolerant) = (of("{}"), of("{ tolerate = 1.6, margin = 2 }"));
+        assert_eq!(tolerant[0]["found_s"], Value::Null);
+        assert!(tolerant[2]["found_s"].as_f64() > strict[2]["found_s"].as_f64(), "{tolerant}");
+    }
+
+    #[test]
+    fn people_read_a_table() {
+        let text = to_text(&service("{}"), &steps(), EXPECTED);
+        let rows = ["x1.5", "x50", "CLEARED", "never", " 5.00 %"];
+        assert!(rows.iter().all(|part| text.contains(part)) && text.lines().all(|line| line.len() <= 110), "{text}");
+    }
+}

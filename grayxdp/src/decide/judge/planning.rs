@@ -61,8 +61,12 @@ impl Traffic {
         seconds((1.0 / alpha).ln() / self.drift_of_harm(ratio))
     }
 
-    /// How long it takes the judge to find a v2 that is this many times as bad, in errors of independent connections.
+    /// How long it takes the judge to find a v2 that is this many times as bad, in errors of independent connections; `None`
+    /// for what is tolerated.
     pub fn time_to_find(&self, ratio: f64, judge: &JudgeConfig) -> Option<Duration> {
+        if ratio <= judge.tolerate {
+            return None;
+        }
         let drift = self.drift_of_harm(ratio) - self.drift_of_harm_towards(ratio, judge.tolerate);
         seconds(((1.0 / judge.false_alarm).ln() + MIXTURE_COST) / drift)
     }

@@ -23,7 +23,7 @@ use super::{
 };
 
 /// How many times as bad as what is tolerated, and what part of the evidence looks for that.
-const WORSE: [f64; 8] = [1.15, 1.35, 1.6, 2.1, 3.0, 5.0, 12.0, 45.0];
+const WORSE: [f64; 8] = [1.15, 1.35, 1.6, 2.1, 3.0, 5.0, 11.0, 45.0];
 /// Their logarithms.
 const LOG_WORSE: [f64; 8] = [
     0.139_761_942_375_158_7,
@@ -32,10 +32,10 @@ const LOG_WORSE: [f64; 8] = [
     0.741_937_344_729_377_3,
     1.098_612_288_668_109_8,
     1.609_437_912_434_100_3,
-    2.484_906_649_788_000_4,
+    2.397_895_272_798_370_7,
     3.806_662_489_770_319_6,
 ];
-const WORSE_PRIORS: [f64; 8] = [0.05, 0.10, 0.15, 0.15, 0.14, 0.14, 0.13, 0.14];
+const WORSE_PRIORS: [f64; 8] = [0.03, 0.08, 0.13, 0.14, 0.13, 0.14, 0.17, 0.18];
 /// Ratios to v1 that are no worse, and the same of these.
 const BETTER: [f64; 4] = [0.25, 0.7, 1.0, 1.15];
 const BETTER_PRIORS: [f64; 4] = [0.1, 0.2, 0.5, 0.2];

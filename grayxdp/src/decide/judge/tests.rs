@@ -1,3 +1,5 @@
+//! Scenes: what the judge says of them.
+
 use super::*;
 use crate::decide::{evidence::NotYet, signals::GroupCounts};
 

@@ -14,7 +14,7 @@ use super::{
 use crate::decide::evidence::{Evidence, Judgement, NotYet};
 
 /// The share test's part of the budget, before it is scaled to what there is.
-const SHARE_BUDGET: f64 = 0.03;
+const SHARE_BUDGET: f64 = 0.02;
 /// A signal with fewer things to compare than this part of the connections cannot hold a release up.
 const WORTH_WAITING: f64 = 0.01;
 /// Evidence is printed up to here.
