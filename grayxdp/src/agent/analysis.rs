@@ -34,6 +34,8 @@ pub(super) struct Analysis {
     /// The lowest and the highest mean weight since then.
     weight: (Weight, Weight),
     judgement: Option<Judgement>,
+    /// Nothing is counted of the service that could be judged.
+    is_blind: bool,
     /// The store knows less.
     is_unsaved: bool,
 }
@@ -66,7 +68,14 @@ impl Analysis {
     /// One that has seen nothing, of a release with these weights.
     pub(super) fn new(config: JudgeConfig, weights: &Weights) -> Self {
         let weight = weights.mean();
-        Self { judge: Judge::new(config), seen: None, weight: (weight, weight), judgement: None, is_unsaved: false }
+        Self {
+            judge: Judge::new(config),
+            seen: None,
+            weight: (weight, weight),
+            judgement: None,
+            is_blind: false,
+            is_unsaved: false,
+        }
     }
 
     /// Goes on from what another agent has stored, with the weights that there are now.
@@ -76,7 +85,8 @@ impl Analysis {
         let Stored { seen, weight: (lowest, highest) } = serde_json::from_str(rest)?;
         let known = |hundredths: u16| Weight::from_hundredths(hundredths).unwrap_or(weights.mean());
         let weight = (known(lowest), known(highest));
-        let mut restored = Self { judge, seen: Some(seen), weight, judgement: None, is_unsaved: false };
+        let mut restored =
+            Self { judge, seen: Some(seen), weight, judgement: None, is_blind: false, is_unsaved: false };
         restored.weights_changed(weights);
         Ok(restored)
     }
@@ -94,6 +104,7 @@ impl Analysis {
 
     /// What is to be said with this reading; `None` where nothing is counted of the service.
     pub(super) fn look(&mut self, reading: Option<Reading>, weights: &Weights, elapsed: Duration) -> &Judgement {
+        self.is_blind = reading.is_none();
         let judgement = match reading {
             None => Judgement::NotYet(NotYet::default()),
             Some(reading) => {
@@ -118,6 +129,11 @@ impl Analysis {
             (grown(reading.unweighted.0, seen.unweighted.0), grown(reading.unweighted.1, seen.unweighted.1));
         let (v1, v2): (Signals, Signals) = (now.v1.since(&before.v1), now.v2.since(&before.v2));
         self.judge.tick(&Tick { elapsed, weight: self.weight, v1: &v1, v2: &v2, unweighted, backends: &backends })
+    }
+
+    /// Whether nothing is counted of the service that could be judged.
+    pub(super) const fn is_blind(&self) -> bool {
+        self.is_blind
     }
 
     /// What the judge said last.

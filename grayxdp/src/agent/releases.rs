@@ -351,6 +351,11 @@ impl<K: Kernel> Releases<K> {
         standing.analysis.judgement().filter(|_| is_judged || standing.release.rule == Rule::Harm)
     }
 
+    /// Whether nothing is counted of a service that its judge could go by.
+    pub(super) fn is_blind(&self, index: usize) -> bool {
+        self.standings[index].analysis.is_blind()
+    }
+
     /// What was decided, the latest first.
     pub(super) fn decisions(&self, asked: Asked<'_>) -> Result<Vec<Recorded>, StoreError> {
         self.journal.decisions(asked)

@@ -196,6 +196,20 @@ fn without_analysis_a_release_goes_by_its_schedule_alone() {
 }
 
 #[test]
+fn a_service_of_which_nothing_is_counted_goes_by_its_schedule_and_says_so() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    releases.command("web", Event::Start, PERSON).expect("started");
+    for _ in 0..25 {
+        releases.advance(SECOND);
+    }
+    assert_eq!(releases.kernel.weights[WEB].mean().hundredths(), 2000);
+    assert!(releases.is_blind(WEB) && matches!(releases.judgement(WEB), Some(Judgement::NotYet(_))));
+    run(&mut releases, 2, EQUAL);
+    assert!(!releases.is_blind(WEB));
+}
+
+#[test]
 fn a_fuse_that_has_blown_rolls_back() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut releases = started(directory.path());
