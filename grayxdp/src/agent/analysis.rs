@@ -38,6 +38,8 @@ pub(super) struct Analysis {
     is_blind: bool,
     /// The store knows less.
     is_unsaved: bool,
+    /// The store knows no reading at all.
+    is_first: bool,
 }
 
 /// What is stored behind the judge's own line.
@@ -75,6 +77,7 @@ impl Analysis {
             judgement: None,
             is_blind: false,
             is_unsaved: false,
+            is_first: true,
         }
     }
 
@@ -85,8 +88,15 @@ impl Analysis {
         let Stored { seen, weight: (lowest, highest) } = serde_json::from_str(rest)?;
         let known = |hundredths: u16| Weight::from_hundredths(hundredths).unwrap_or(weights.mean());
         let weight = (known(lowest), known(highest));
-        let mut restored =
-            Self { judge, seen: Some(seen), weight, judgement: None, is_blind: false, is_unsaved: false };
+        let mut restored = Self {
+            judge,
+            seen: Some(seen),
+            weight,
+            judgement: None,
+            is_blind: false,
+            is_unsaved: false,
+            is_first: false,
+        };
         restored.weights_changed(weights);
         Ok(restored)
     }
@@ -141,12 +151,18 @@ impl Analysis {
         self.judgement.as_ref()
     }
 
+    /// Whether the store does not know yet where counting has begun.
+    pub(super) const fn is_first_unsaved(&self) -> bool {
+        self.is_first && self.seen.is_some()
+    }
+
     /// What to store, where the store knows less; it does not from now on.
     pub(super) fn take_unsaved(&mut self) -> Option<String> {
         if !std::mem::take(&mut self.is_unsaved) {
             return None;
         }
         let Some(seen) = &self.seen else { return Some(String::new()) };
+        self.is_first = false;
         let (lowest, highest) = self.weight;
         let stored = StoredBy { seen, weight: (lowest.hundredths(), highest.hundredths()) };
         // Plain numbers and texts, which can always be written; else it would begin anew at the next start.

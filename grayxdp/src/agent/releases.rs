@@ -361,7 +361,7 @@ impl<K: Kernel> Releases<K> {
         self.journal.decisions(asked)
     }
 
-    /// An entry made now, with what the judge has seen since the last one.
+    /// An entry made now; a decision's with what the judge has seen up to it.
     fn entry(&mut self, index: usize, release: &Release, before: &Release, cause: Option<Cause<'_>>) -> Entry {
         let decision = cause.map(|cause| Decision {
             event: cause.event.to_owned(),
@@ -374,7 +374,7 @@ impl<K: Kernel> Releases<K> {
             actor: cause.actor.to_owned(),
         });
         let standing = &mut self.standings[index];
-        let analysis = standing.analysis.take_unsaved();
+        let analysis = decision.is_some().then(|| standing.analysis.take_unsaved()).flatten();
         let Standing { schedule_text, shards_text, canary, settings, .. } = standing;
         let stored = StoredRelease {
             release: release.clone(),
