@@ -34,8 +34,12 @@ pub(super) struct Analysis {
     /// The lowest and the highest mean weight since then.
     weight: (Weight, Weight),
     judgement: Option<Judgement>,
+    /// Nothing is counted of the service that could be judged.
+    is_blind: bool,
     /// The store knows less.
     is_unsaved: bool,
+    /// The store knows no reading at all.
+    is_first: bool,
 }
 
 /// What is stored behind the judge's own line.
@@ -66,7 +70,15 @@ impl Analysis {
     /// One that has seen nothing, of a release with these weights.
     pub(super) fn new(config: JudgeConfig, weights: &Weights) -> Self {
         let weight = weights.mean();
-        Self { judge: Judge::new(config), seen: None, weight: (weight, weight), judgement: None, is_unsaved: false }
+        Self {
+            judge: Judge::new(config),
+            seen: None,
+            weight: (weight, weight),
+            judgement: None,
+            is_blind: false,
+            is_unsaved: false,
+            is_first: true,
+        }
     }
 
     /// Goes on from what another agent has stored, with the weights that there are now.
@@ -76,7 +88,15 @@ impl Analysis {
         let Stored { seen, weight: (lowest, highest) } = serde_json::from_str(rest)?;
         let known = |hundredths: u16| Weight::from_hundredths(hundredths).unwrap_or(weights.mean());
         let weight = (known(lowest), known(highest));
-        let mut restored = Self { judge, seen: Some(seen), weight, judgement: None, is_unsaved: false };
+        let mut restored = Self {
+            judge,
+            seen: Some(seen),
+            weight,
+            judgement: None,
+            is_blind: false,
+            is_unsaved: false,
+            is_first: false,
+        };
         restored.weights_changed(weights);
         Ok(restored)
     }
@@ -94,6 +114,7 @@ impl Analysis {
 
     /// What is to be said with this reading; `None` where nothing is counted of the service.
     pub(super) fn look(&mut self, reading: Option<Reading>, weights: &Weights, elapsed: Duration) -> &Judgement {
+        self.is_blind = reading.is_none();
         let judgement = match reading {
             None => Judgement::NotYet(NotYet::default()),
             Some(reading) => {
@@ -120,9 +141,19 @@ impl Analysis {
         self.judge.tick(&Tick { elapsed, weight: self.weight, v1: &v1, v2: &v2, unweighted, backends: &backends })
     }
 
+    /// Whether nothing is counted of the service that could be judged.
+    pub(super) const fn is_blind(&self) -> bool {
+        self.is_blind
+    }
+
     /// What the judge said last.
     pub(super) const fn judgement(&self) -> Option<&Judgement> {
         self.judgement.as_ref()
+    }
+
+    /// Whether the store does not know yet where counting has begun.
+    pub(super) const fn is_first_unsaved(&self) -> bool {
+        self.is_first && self.seen.is_some()
     }
 
     /// What to store, where the store knows less; it does not from now on.
@@ -131,6 +162,7 @@ impl Analysis {
             return None;
         }
         let Some(seen) = &self.seen else { return Some(String::new()) };
+        self.is_first = false;
         let (lowest, highest) = self.weight;
         let stored = StoredBy { seen, weight: (lowest.hundredths(), highest.hundredths()) };
         // Plain numbers and texts, which can always be written; else it would begin anew at the next start.

@@ -366,12 +366,17 @@ impl<K: Kernel> Releases<K> {
         standing.analysis.judgement().filter(|_| is_judged || standing.release.rule == Rule::Harm)
     }
 
+    /// Whether nothing is counted of a service that its judge could go by.
+    pub(super) fn is_blind(&self, index: usize) -> bool {
+        self.standings[index].analysis.is_blind()
+    }
+
     /// What was decided, the latest first.
     pub(super) fn decisions(&self, asked: Asked<'_>) -> Result<Vec<Recorded>, StoreError> {
         self.journal.decisions(asked)
     }
 
-    /// An entry made now, with what the judge has seen since the last one.
+    /// An entry made now; a decision's with what the judge has seen up to it.
     fn entry(&mut self, index: usize, release: &Release, before: &Release, cause: Option<Cause<'_>>) -> Entry {
         let decision = cause.map(|cause| Decision {
             event: cause.event.to_owned(),
@@ -384,7 +389,7 @@ impl<K: Kernel> Releases<K> {
             actor: cause.actor.to_owned(),
         });
         let standing = &mut self.standings[index];
-        let analysis = standing.analysis.take_unsaved();
+        let analysis = decision.is_some().then(|| standing.analysis.take_unsaved()).flatten();
         let Standing { schedule_text, shards_text, canary, settings, .. } = standing;
         let stored = StoredRelease {
             release: release.clone(),

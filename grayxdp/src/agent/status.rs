@@ -55,7 +55,7 @@ pub(super) fn service_status<K: Kernel>(
         reason: reason(release, releases.store_fault()),
         rule: release.rule.name().to_owned(),
         waits: waits.clone().map(WaitStatus::from),
-        judgement: releases.judgement(index).map(JudgementStatus::from),
+        judgement: judgement(releases, index),
         warning: warning(releases, index),
         weight: percent(release.weights.mean()),
         kernel_weight: kernel.as_ref().map(|weights| percent(weights.mean())),
@@ -68,6 +68,11 @@ pub(super) fn service_status<K: Kernel>(
             v2: version(releases, index, Version::V2, counted),
         },
     }
+}
+
+fn judgement<K: Kernel>(releases: &Releases<K>, index: usize) -> Option<JudgementStatus> {
+    let judgement = releases.judgement(index)?;
+    Some(if releases.is_blind(index) { JudgementStatus::blind() } else { judgement.into() })
 }
 
 fn reason(release: &Release, store_fault: Option<&str>) -> String {

@@ -13,6 +13,7 @@ const INDEPENDENT: JudgeConfig = JudgeConfig {
     false_alarm: 0.01,
     tolerate: 1.0,
     tolerate_latency: 1.0,
+    negligible_latency: std::time::Duration::ZERO,
     margin: 1.5,
     negligible: 0.001,
     max_error_rate: None,

@@ -11,6 +11,7 @@ use crate::{
         signals::ServiceSignals,
     },
     kernel::{BackendReading, KernelError},
+    store::Entry,
 };
 use grayxdp_common::{ids::Version, layout::FuseTally};
 
@@ -19,11 +20,16 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// How often judges look.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// After so many looks what a judge has seen is stored, for each service in its turn; with each decision, too.
+const LOOKS_A_SAVE: usize = 5;
+
 /// When the judges look again, and what keeps them from it.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
     next_in: Duration,
     since_last: Duration,
+    /// How many there were.
+    count: usize,
     complaint: Option<String>,
 }
 
@@ -82,6 +88,7 @@ impl<K: Kernel> Releases<K> {
     fn look(&mut self) {
         let elapsed = std::mem::take(&mut self.looks.since_last);
         self.looks.next_in = LOOK_EVERY;
+        self.looks.count = self.looks.count.wrapping_add(1);
         let is_judged = |index: &usize| controller::is_judged(&self.services[*index].policy, self.release(*index));
         let judged: Vec<usize> = (0..self.services.len()).filter(is_judged).collect();
         if judged.is_empty() {
@@ -110,9 +117,13 @@ impl<K: Kernel> Releases<K> {
             let weights = self.release(index).weights.clone();
             let judgement = self.standings[index].analysis.look(reading, &weights, elapsed).clone();
             self.observe(index, Event::Judged(judgement));
-            let release = self.release(index).clone();
-            let entry = self.entry(index, &release, &release, None);
-            unsaved.extend(entry.analysis.is_some().then_some(entry));
+            // What is not stored yet is read again, all in one, by an agent that comes after a kill.
+            let analysis = &mut self.standings[index].analysis;
+            let is_due = (self.looks.count + index).is_multiple_of(LOOKS_A_SAVE) || analysis.is_first_unsaved();
+            if let Some(state) = is_due.then(|| analysis.take_unsaved()).flatten() {
+                let release = self.release(index).clone();
+                unsaved.push(Entry { analysis: Some(state), ..self.entry(index, &release, &release, None) });
+            }
         }
         if !unsaved.is_empty() {
             self.journal.write_all(unsaved);

@@ -29,6 +29,14 @@ pub struct JudgementStatus {
     pub time_s: Option<f64>,
 }
 
+impl JudgementStatus {
+    /// Of a service of which nothing is counted that could be judged.
+    pub fn blind() -> Self {
+        let sentence = "v2 cannot be judged: replies do not pass here; the release goes by its schedule".to_owned();
+        Self { sentence, ..Self::from(&Judgement::NotYet(NotYet::default())) }
+    }
+}
+
 impl From<&Judgement> for JudgementStatus {
     fn from(judgement: &Judgement) -> Self {
         let (samples, time) = match judgement {
