@@ -16,8 +16,8 @@
 use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId},
     layout::{
-        Address, Control, Endpoint, FLOW_ONE_SIDED, FLOW_UDP, FlowHash, FlowOwner, FlowSeen, FlowState, SEEN_FIN,
-        SEEN_PACKET, SEEN_RST, SEEN_SEGMENT, SEEN_TURN, SERVICE_SIGNALS, ServiceEntry, long_flow_tick,
+        Address, Control, FLOW_ONE_SIDED, FLOW_UDP, FlowHash, FlowOwner, FlowSeen, FlowState, SEEN_FIN, SEEN_PACKET,
+        SEEN_RST, SEEN_SEGMENT, SEEN_TURN, SERVICE_SIGNALS, ServiceEntry, long_flow_tick,
     },
     limits::FLOW_ENTRIES_PER_BUCKET,
 };
@@ -428,15 +428,6 @@ impl Found {
         // Until the port is there, packets of the flow have no way.
         self.cell.set_source(source, port);
     }
-}
-
-/// 32 bits that differ from flow to flow, the same for all packets of one.
-#[inline(always)]
-pub(crate) fn entropy(client: &Endpoint) -> u32 {
-    let [a, b, c, d] = client.address.words();
-    let words = u64::from(a ^ c) << 32 | u64::from(b ^ d);
-    let mixed = (words ^ u64::from(client.port.to_wire()) << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    ((mixed ^ mixed >> 32).wrapping_mul(0x94d0_49bb_1331_11eb) >> 32) as u32
 }
 
 /// What is seen of a flow that this packet begins, or would have begun.

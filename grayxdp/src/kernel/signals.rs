@@ -10,7 +10,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya::{Ebpf, maps::MapData};
@@ -34,7 +34,7 @@ use crate::decide::signals::{Counts, GroupCounts, Histogram, Signals};
 
 /// Half-open flows older than this have not been answered in time: 4 s, in units of [`begin_time`]. A SYN is repeated after
 /// one second, and after two more.
-const OVERDUE: u32 = 4_000_000_000_u64.div_ceil(1 << 18) as u32;
+const OVERDUE: u32 = 15_259;
 /// Larger ages are those of flows that begin now.
 const AGE_MAX: u32 = 1 << 23;
 /// Backends that may come while a program runs, besides as many as there are: those beyond are not watched.
@@ -243,6 +243,32 @@ impl Rows {
         sum
     }
 
+    /// Reads rows that have been read into `signals` before, or were empty: what is there has only grown, and where nothing
+    /// was ever written there is nothing to read.
+    fn read_into(&self, rows: impl Iterator<Item = u32> + Clone, signals: &mut Signals) {
+        signals.counts = counts(&self.counts(rows.clone()));
+        let histograms =
+            [&mut signals.handshake, &mut signals.first_response, &mut signals.later_response, &mut signals.duration];
+        let rows = || rows.clone().filter_map(|row| self.rows.element(row));
+        for (timing, histogram) in histograms.into_iter().enumerate() {
+            let written = |words: &[AtomicU64]| {
+                half(words.get(LINES + timing / 2).map_or(0, |word| word.load(Ordering::Relaxed)), timing % 2 == 1)
+            };
+            let lines = rows().fold(0, |lines, words| lines | written(words));
+            let buckets = histogram.buckets_mut().chunks_mut(BUCKETS_PER_LINE);
+            for (line, buckets) in buckets.enumerate().filter(|(line, _)| lines & (1 << line) != 0) {
+                let first = TIMES + timing * HISTOGRAM_BUCKETS + line * BUCKETS_PER_LINE;
+                buckets.fill(0);
+                for words in rows() {
+                    let from = words.get(first..first + BUCKETS_PER_LINE).unwrap_or_default();
+                    for (sum, word) in buckets.iter_mut().zip(from) {
+                        *sum = sum.wrapping_add(word.load(Ordering::Relaxed));
+                    }
+                }
+            }
+        }
+    }
+
     fn groups(&self, rows: impl Iterator<Item = u32>) -> Vec<GroupCounts> {
         let mut sums = vec![GroupCounts::default(); CLIENT_GROUPS];
         for words in rows.filter_map(|row| self.groups.element(row)) {
@@ -436,7 +462,7 @@ impl SignalCache {
             let counts = rows.counts(rows.shape.rows_of(*id));
             if *known != Some(counts) {
                 *known = Some(counts);
-                *signals = Signals::from(&rows.sum(rows.shape.rows_of(*id)));
+                rows.read_into(rows.shape.rows_of(*id), signals);
                 moved.insert(entry.service);
             }
         }
