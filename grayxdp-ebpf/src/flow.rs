@@ -29,6 +29,9 @@ use crate::{
     scratch, stages,
 };
 
+#[expect(clippy::cast_possible_truncation, reason = "a small constant")]
+pub(crate) const ENTRIES: u32 = FLOW_ENTRIES_PER_BUCKET as u32;
+
 /// Whose packet it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -61,7 +64,7 @@ pub(crate) struct Place {
 /// A flow's entry, as it was a moment ago.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
-    cell: FlowCell,
+    pub(crate) cell: FlowCell,
     pub(crate) owner: FlowOwner,
     pub(crate) seen: FlowSeen,
     /// Bucket times entries per bucket, plus the place there.
@@ -282,8 +285,6 @@ impl Place {
     /// Has the times of the bucket's flows come into the cache: a new flow's are about to be written.
     #[inline(always)]
     pub(crate) fn fetch_times(&self) {
-        #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
-        const ENTRIES: u32 = FLOW_ENTRIES_PER_BUCKET as u32;
         if let Some(times) = maps::flow_times(self.bucket_index * ENTRIES) {
             times.read();
         }
@@ -344,7 +345,7 @@ impl Place {
     #[expect(clippy::cast_possible_truncation, reason = "a place in a bucket")]
     fn entry(&self, at: usize) -> Found {
         let at = at & (FLOW_ENTRIES_PER_BUCKET - 1);
-        let index = self.bucket_index * FLOW_ENTRIES_PER_BUCKET as u32 + at as u32;
+        let index = self.bucket_index * ENTRIES + at as u32;
         Found { cell: self.bucket.entry(at), owner: FlowOwner::EMPTY, seen: FlowSeen::default(), index }
     }
 
@@ -397,8 +398,6 @@ pub(crate) fn has_room(control: &'static Control, bucket_index: u32) -> bool {
 /// The entry of this index, and whose it is.
 #[inline(always)]
 pub(crate) fn entry_at(control: &'static Control, index: u32) -> Option<(Place, Found)> {
-    #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
-    const ENTRIES: u32 = FLOW_ENTRIES_PER_BUCKET as u32;
     let bucket_index = index / ENTRIES;
     let bucket = maps::flow_bucket(bucket_index)?;
     let place = Place { control, bucket, bucket_index, flow: FlowOwner::EMPTY, now: now() };
@@ -464,22 +463,6 @@ fn store_flags(cell: FlowCell, side: Side, flags: u8) {
     match side {
         Side::Client => cell.set_client(flags),
         Side::Backend => cell.set_backend(flags),
-    }
-}
-
-/// Stores the client's flags of an entry.
-#[inline(always)]
-pub(crate) fn set_client(control: &'static Control, index: u32, flags: u8) {
-    if let Some((_, found)) = entry_at(control, index) {
-        found.cell.set_client(flags);
-    }
-}
-
-/// Stores the backend's flags of an entry.
-#[inline(always)]
-pub(crate) fn set_backend(control: &'static Control, index: u32, flags: u8) {
-    if let Some((_, found)) = entry_at(control, index) {
-        found.cell.set_backend(flags);
     }
 }
 

@@ -12,12 +12,12 @@ use grayxdp_common::{
 
 use crate::{
     count::Signals,
-    flow::{self, Found},
+    flow::{ENTRIES, Found},
     helpers, maps,
     packet::Packet,
     parse::{TCP_ACK, TCP_FIN, TCP_LEN, TCP_RST, TCP_SYN, UDP_LEN},
     peek::{self, Answer, Payload},
-    signals::{ENTRIES, Subject, judge_if},
+    signals::{self, Subject, judge_if},
     stages,
 };
 
@@ -115,7 +115,7 @@ pub(crate) fn heard(
         seen ^= SEEN_TURN;
     }
     if seen != before.backend {
-        flow::set_backend(control, index, seen);
+        signals::set_backend(control, index, seen);
     }
     Some(false)
 }

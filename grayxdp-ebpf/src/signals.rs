@@ -17,7 +17,6 @@ use grayxdp_common::{
         SEEN_FIN, SEEN_LATER, SEEN_PACKET, SEEN_REPEATED, SEEN_RST, SEEN_SEGMENT, SEEN_TURN, SEEN_ZERO_WINDOW,
         SERVICE_SIGNALS, ServiceEntry, Signal, Timing, begin_time, begin_us, long_flow_tick, turn_time,
     },
-    limits::FLOW_ENTRIES_PER_BUCKET,
 };
 
 use crate::{
@@ -27,9 +26,6 @@ use crate::{
     parse::{Parsed, Step, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
     stages,
 };
-
-#[expect(clippy::cast_possible_truncation, reason = "a small constant")]
-pub(crate) const ENTRIES: u32 = FLOW_ENTRIES_PER_BUCKET as u32;
 
 /// Where what is seen of a flow is counted.
 #[derive(Clone, Copy)]
@@ -305,7 +301,7 @@ pub(crate) fn spoken(
     }
     if is_turn(before, packet.carries_payload) {
         let later = if seen & SEEN_TURN != 0 { SEEN_LATER } else { 0 };
-        flow::set_client(control, index, (seen ^ SEEN_TURN) | later);
+        set_client(control, index, (seen ^ SEEN_TURN) | later);
         maps::flow_times(index)?.set_turn(turn_time(helpers::clock_ns()));
         subject.signals.count(Signal::Requests);
     }
@@ -320,8 +316,24 @@ pub(crate) fn unreachable(control: &'static Control, index: u32, before: FlowSee
         return None;
     }
     subject.error(Signal::IcmpUnreachable);
-    flow::set_backend(control, index, before.backend | SEEN_FAULT);
+    set_backend(control, index, before.backend | SEEN_FAULT);
     Some(before.client & SEEN_REPEATED == 0 && subject.failure())
+}
+
+/// Stores the client's flags of an entry.
+#[inline(always)]
+fn set_client(control: &'static Control, index: u32, flags: u8) {
+    if let Some((_, found)) = flow::entry_at(control, index) {
+        found.cell.set_client(flags);
+    }
+}
+
+/// Stores the backend's flags of an entry.
+#[inline(always)]
+pub(crate) fn set_backend(control: &'static Control, index: u32, flags: u8) {
+    if let Some((_, found)) = flow::entry_at(control, index) {
+        found.cell.set_backend(flags);
+    }
 }
 
 const _: () = assert!(SEEN_RST & (SEEN_TURN | SEEN_LATER | SEEN_REPEATED | SEEN_FAULT | SEEN_ZERO_WINDOW) == 0);
