@@ -35,7 +35,6 @@ pub const fn key_hash(seed: [u64; 2], key: u8, client: Address, client_port: Be1
 /// The group that a client's address falls into, for the dispersion of errors. Not the hash that places clients: groups
 /// must not lie on one side of a weight. The same on every host of a fleet.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "shifted to the eight bits that are wanted")]
 pub const fn client_group(seed: [u64; 2], client: Address) -> u8 {
     let [a, b, c, d] = client.words();
     let head = (a.to_le() as u64 | (b.to_le() as u64) << 32) ^ seed[0];

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
     csum::fold,
-    layout::{Address, ServiceEntry},
+    layout::{Address, Endpoint, ServiceEntry},
 };
 
 use crate::{
@@ -155,4 +155,13 @@ fn write_v6(packet: Packet, ip_offset: usize, tunnel: &Tunnel, inner: &Inner) ->
     header.set_u32::<32>(c);
     header.set_u32::<36>(d);
     Some(())
+}
+
+/// 32 bits that differ from flow to flow, the same for all packets of one.
+#[inline(always)]
+pub(crate) fn entropy(client: &Endpoint) -> u32 {
+    let [a, b, c, d] = client.address.words();
+    let words = u64::from(a ^ c) << 32 | u64::from(b ^ d);
+    let mixed = (words ^ u64::from(client.port.to_wire()) << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((mixed ^ mixed >> 32).wrapping_mul(0x94d0_49bb_1331_11eb) >> 32) as u32
 }

@@ -21,6 +21,7 @@ use crate::{
     choose,
     count::{self, Meeting, Passage},
     flow::{self, Found, Place, Side},
+    heard::{self, Heard},
     maps,
     outcome::{Outcome, next},
     packet::{Packet, Window},
@@ -32,7 +33,7 @@ use crate::{
     rewrite::{self, End},
     route::{self, Way},
     service,
-    signals::{self, Former, Heard, Spoken},
+    signals::{self, Former, Spoken},
 };
 
 /// Ethernet, IPv4 without options, TCP without options; a UDP packet is that long with Ethernet's padding.
@@ -276,10 +277,10 @@ fn reply<const IS_V4: bool>(
     if service.flags & SERVICE_SIGNALS != 0 {
         #[expect(clippy::cast_possible_truncation, reason = "under 100")]
         let heard = Heard::new(if IS_V4 { L4_V4 } else { L4_V6 } as u32, head.payload_len);
-        if signals::is_news(&found, head.tcp_flags, head.carries_payload(), head.has_zero_window) {
-            signals::hear(context, service, &found, heard, id);
+        if heard::is_news(&found, head.tcp_flags, head.carries_payload(), head.has_zero_window) {
+            heard::hear(context, service, &found, heard, id);
         }
-        signals::watch_if(context, &found, heard, head.tcp_flags, id);
+        heard::watch_if(context, &found, heard, head.tcp_flags, id);
     }
     count::reply(id, head.ip_len);
     rewrite::<IS_V4>(context, head, End::Source, Some(&service.endpoint), &way)?;

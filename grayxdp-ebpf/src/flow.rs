@@ -16,8 +16,8 @@
 use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId},
     layout::{
-        Address, Control, Endpoint, FLOW_ONE_SIDED, FLOW_UDP, FlowHash, FlowOwner, FlowSeen, FlowState, SEEN_FIN,
-        SEEN_PACKET, SEEN_RST, SEEN_SEGMENT, SEEN_TURN, SERVICE_SIGNALS, ServiceEntry, long_flow_tick,
+        Address, Control, FLOW_ONE_SIDED, FLOW_UDP, FlowHash, FlowOwner, FlowSeen, FlowState, SEEN_FIN, SEEN_PACKET,
+        SEEN_RST, SEEN_SEGMENT, SEEN_TURN, SERVICE_SIGNALS, ServiceEntry, long_flow_tick,
     },
     limits::FLOW_ENTRIES_PER_BUCKET,
 };
@@ -28,6 +28,9 @@ use crate::{
     parse::{Parsed, Step, TCP_FIN, TCP_RST},
     scratch, stages,
 };
+
+#[expect(clippy::cast_possible_truncation, reason = "a small constant")]
+pub(crate) const ENTRIES: u32 = FLOW_ENTRIES_PER_BUCKET as u32;
 
 /// Whose packet it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,7 +64,7 @@ pub(crate) struct Place {
 /// A flow's entry, as it was a moment ago.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
-    cell: FlowCell,
+    pub(crate) cell: FlowCell,
     pub(crate) owner: FlowOwner,
     pub(crate) seen: FlowSeen,
     /// Bucket times entries per bucket, plus the place there.
@@ -291,8 +294,6 @@ impl Place {
     /// Has the times of the bucket's flows come into the cache: a new flow's are about to be written.
     #[inline(always)]
     pub(crate) fn fetch_times(&self) {
-        #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
-        const ENTRIES: u32 = FLOW_ENTRIES_PER_BUCKET as u32;
         if let Some(times) = maps::flow_times(self.bucket_index * ENTRIES) {
             times.read();
         }
@@ -347,7 +348,7 @@ impl Place {
     #[expect(clippy::cast_possible_truncation, reason = "a place in a bucket")]
     fn entry(&self, at: usize) -> Found {
         let at = at & (FLOW_ENTRIES_PER_BUCKET - 1);
-        let index = self.bucket_index * FLOW_ENTRIES_PER_BUCKET as u32 + at as u32;
+        let index = self.bucket_index * ENTRIES + at as u32;
         Found { cell: self.bucket.entry(at), owner: FlowOwner::EMPTY, seen: FlowSeen::default(), index }
     }
 
@@ -416,8 +417,6 @@ pub(crate) fn has_room(control: &'static Control, bucket_index: u32) -> bool {
 /// The entry of this index, and whose it is.
 #[inline(always)]
 pub(crate) fn entry_at(control: &'static Control, index: u32) -> Option<(Place, Found)> {
-    #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
-    const ENTRIES: u32 = FLOW_ENTRIES_PER_BUCKET as u32;
     let bucket_index = index / ENTRIES;
     let bucket = maps::flow_bucket(bucket_index)?;
     let place = Place { control, bucket, bucket_index, flow: FlowOwner::EMPTY, now: now() };
@@ -447,15 +446,6 @@ impl Found {
         // Until the port is there, packets of the flow have no way.
         self.cell.set_source(source, port);
     }
-}
-
-/// 32 bits that differ from flow to flow, the same for all packets of one.
-#[inline(always)]
-pub(crate) fn entropy(client: &Endpoint) -> u32 {
-    let [a, b, c, d] = client.address.words();
-    let words = u64::from(a ^ c) << 32 | u64::from(b ^ d);
-    let mixed = (words ^ u64::from(client.port.to_wire()) << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    ((mixed ^ mixed >> 32).wrapping_mul(0x94d0_49bb_1331_11eb) >> 32) as u32
 }
 
 /// What is seen of a flow that this packet begins, or would have begun.
@@ -492,22 +482,6 @@ fn store_flags(cell: FlowCell, side: Side, flags: u8) {
     match side {
         Side::Client => cell.set_client(flags),
         Side::Backend => cell.set_backend(flags),
-    }
-}
-
-/// Stores the client's flags of an entry.
-#[inline(always)]
-pub(crate) fn set_client(control: &'static Control, index: u32, flags: u8) {
-    if let Some((_, found)) = entry_at(control, index) {
-        found.cell.set_client(flags);
-    }
-}
-
-/// Stores the backend's flags of an entry.
-#[inline(always)]
-pub(crate) fn set_backend(control: &'static Control, index: u32, flags: u8) {
-    if let Some((_, found)) = entry_at(control, index) {
-        found.cell.set_backend(flags);
     }
 }
 

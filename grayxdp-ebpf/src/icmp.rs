@@ -316,7 +316,7 @@ fn send_to_backend(
         readdress(packet, message, End::Destination, &message.destination, &backend.endpoint.address, delta)?;
     }
     if is_wrapped {
-        let plan = encapsulate::plan(service, &backend.endpoint.address, flow::entropy(&client), &way);
+        let plan = encapsulate::plan(service, &backend.endpoint.address, encapsulate::entropy(&client), &way);
         plan.ok_or(Verdict::DroppedRewriteFailed)?;
     }
     depart(packet, message, &way, is_wrapped).ok_or(Verdict::DroppedRewriteFailed)?;

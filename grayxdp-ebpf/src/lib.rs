@@ -15,6 +15,7 @@ mod fast;
 mod flow;
 mod fragment;
 mod fuse;
+mod heard;
 mod helpers;
 mod icmp;
 mod link;

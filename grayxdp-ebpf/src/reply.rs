@@ -14,13 +14,14 @@ use crate::{
     choose::{self, Newcomer},
     count,
     flow::{Found, Place, Side},
-    fragment, maps,
+    fragment,
+    heard::{self, Heard},
+    maps,
     outcome::{Outcome, next},
     packet::Packet,
     parse::Parsed,
     rewrite::{self, End},
     route::{self, Departure, Way},
-    signals::{self, Heard},
     source, too_big,
 };
 
@@ -54,8 +55,8 @@ pub(crate) fn forward(
         answered.place.note(&answered.found, Side::Backend, parsed);
         if answered.service.flags & SERVICE_SIGNALS != 0 {
             let heard = Heard::new(parsed.l4_offset, parsed.payload_len);
-            signals::hear(context, answered.service, &answered.found, heard, id);
-            signals::watch_if(context, &answered.found, heard, parsed.tcp_flags, id);
+            heard::hear(context, answered.service, &answered.found, heard, id);
+            heard::watch_if(context, &answered.found, heard, parsed.tcp_flags, id);
         }
         match send(context, control, parsed, &answered.recipient(), id) {
             Ok(way) => way.outcome(),

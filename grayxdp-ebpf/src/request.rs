@@ -310,7 +310,7 @@ fn send(
     count::request(target.id, parsed.ip_len, target.passage);
     rewrite(context, parsed, service, target, &way).ok_or(Verdict::DroppedRewriteFailed)?;
     if service.mode == MODE_IPIP {
-        let entropy = flow::entropy(&parsed.source);
+        let entropy = encapsulate::entropy(&parsed.source);
         let plan = encapsulate::plan(service, &backend.endpoint.address, entropy, &way);
         plan.ok_or(Verdict::DroppedRewriteFailed)?;
     }

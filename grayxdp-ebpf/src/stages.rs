@@ -14,7 +14,9 @@ use grayxdp_common::{
 
 use crate::{
     chain::{self, Chain},
-    encapsulate, fast, flow, fragment, fuse, icmp, maps, odd,
+    encapsulate, fast, flow, fragment, fuse,
+    heard::{self, Heard},
+    icmp, maps, odd,
     outcome::{Outcome, next},
     packet::Packet,
     parse::{self, Odd, Parsed},
@@ -24,7 +26,7 @@ use crate::{
     route::{self, Departure, Way},
     scratch, service,
     service::Class,
-    signals::{self, Entrant, Heard, Spoken},
+    signals::{self, Entrant, Spoken},
     source, too_big, trace,
 };
 
@@ -317,7 +319,7 @@ pub(crate) extern "C" fn grayxdp_lost(index: u32, seen: u64, backend: u32) -> u6
 pub(crate) extern "C" fn grayxdp_watch(index: u32, data: u64, len: u32, backend: u32) -> u64 {
     #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `signals.rs` widened it")]
     let (Some(control), Some(id)) = (maps::control(), BackendId::from_raw(backend as u16)) else { return 0 };
-    u64::from(signals::watch(control, index, data, len, id).is_some())
+    u64::from(heard::watch(control, index, data, len, id).is_some())
 }
 
 /// Counts what a client's packet of a known flow changes. Returns nothing of meaning.
@@ -337,7 +339,7 @@ pub(crate) extern "C" fn grayxdp_heard(context: *mut xdp_md, heard: u32, index: 
     let (Some(control), Some(id)) = (maps::control(), BackendId::from_raw(backend as u16)) else { return 0 };
     let context = XdpContext::new(context);
     let before = FlowSeen::from_word(before);
-    u64::from(signals::heard(&context, control, Heard::from_raw(heard), index, before, id).unwrap_or(false))
+    u64::from(heard::heard(&context, control, Heard::from_raw(heard), index, before, id).unwrap_or(false))
 }
 
 /// Counts that a flow's packets do not arrive. Returns whether the fuse is to be judged.

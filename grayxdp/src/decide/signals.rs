@@ -118,6 +118,11 @@ impl Histogram {
         &self.buckets
     }
 
+    /// By bucket, to be written by who reads them out of maps.
+    pub(crate) fn buckets_mut(&mut self) -> &mut [u64; HISTOGRAM_BUCKETS] {
+        &mut self.buckets
+    }
+
     /// Takes times of this length in.
     pub fn record_us(&mut self, us: u32, times: u64) {
         if let Some(bucket) = self.buckets.get_mut(bucket_of(us)) {

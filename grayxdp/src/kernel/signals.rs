@@ -7,10 +7,12 @@
 //! for a backend that serves another version now, or whose number is given to another one, moves to a row of its former
 //! version's, so that a version's sums never fall.
 
+mod shape;
+
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya::{Ebpf, maps::MapData};
@@ -18,12 +20,12 @@ use grayxdp_common::{
     histogram::HISTOGRAM_BUCKETS,
     ids::{BackendId, ServiceId, Version},
     layout::{
-        BUCKETS_PER_LINE, BackendEntry, CLIENT_GROUPS, Control, FlowTimes, GroupCell, GroupRow, NO_SERVICE,
-        SIGNAL_SLOTS, Signal, SignalRow, Timing, begin_age, begin_time,
+        BUCKETS_PER_LINE, BackendEntry, CLIENT_GROUPS, FlowTimes, GroupCell, GroupRow, NO_SERVICE, SIGNAL_SLOTS,
+        Signal, SignalRow, Timing, begin_age, begin_time,
     },
-    limits::BACKENDS_MAX,
 };
 
+pub(super) use self::shape::Shape;
 use super::{
     DataPlane, KernelError, flows,
     inventory::{BackendSlot, Inventory, Numbered},
@@ -34,11 +36,9 @@ use crate::decide::signals::{Counts, GroupCounts, Histogram, Signals};
 
 /// Half-open flows older than this have not been answered in time: 4 s, in units of [`begin_time`]. A SYN is repeated after
 /// one second, and after two more.
-const OVERDUE: u32 = 4_000_000_000_u64.div_ceil(1 << 18) as u32;
+const OVERDUE: u32 = 15_259;
 /// Larger ages are those of flows that begin now.
 const AGE_MAX: u32 = 1 << 23;
-/// Backends that may come while a program runs, besides as many as there are: those beyond are not watched.
-const ROWS_SPARE: u32 = 32;
 
 /// What was counted of a service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,76 +83,6 @@ pub const fn is_seen_one_sided(signal: Signal) -> bool {
             | Signal::Closes
             | Signal::SynRetransmissions
     )
-}
-
-/// How rows lie in their maps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Shape {
-    /// CPUs.
-    pub(super) stripes: u32,
-    /// Rows for backends in each stripe.
-    pub(super) rows: u16,
-    /// Services in each stripe.
-    pub(super) services: u16,
-}
-
-impl Shape {
-    /// For what there is, with room for backends that come later.
-    pub(super) fn new(inventory: &Inventory) -> Result<Self, KernelError> {
-        let stripes =
-            aya::util::nr_cpus().map_err(|(_, error)| KernelError::io("read", "/sys/devices/system/cpu")(error))?;
-        let highest = inventory.entries().map(|(id, _)| u32::from(id.raw())).max().unwrap_or(0);
-        let rows = (highest * 2 + ROWS_SPARE).min(BACKENDS_MAX);
-        let services = inventory.services.iter().map(|slot| slot.id.0 + 1).max().unwrap_or(1);
-        Ok(Self {
-            stripes: u32::try_from(stripes).unwrap_or(1),
-            rows: u16::try_from(rows).unwrap_or(0),
-            services: u16::try_from(services).unwrap_or(0),
-        })
-    }
-
-    /// Of a program, by what its map of all services' values says.
-    pub(super) const fn of(control: &Control) -> Self {
-        Self { stripes: control.signal_stripes, rows: control.signal_rows, services: control.signal_services }
-    }
-
-    /// Elements of the map of rows.
-    pub(super) const fn row_count(self) -> u32 {
-        (self.stripes + 1) * self.rows as u32 + self.services as u32 * 2
-    }
-
-    /// Elements of the map of groups.
-    pub(super) const fn group_count(self) -> u32 {
-        (self.stripes + 1) * self.services as u32 * 2
-    }
-
-    /// Elements of the map of the fuses' windows.
-    pub(super) const fn window_count(self) -> u32 {
-        self.stripes * self.services as u32
-    }
-
-    /// Every row of a backend, the agent's own last; none for one that is not watched.
-    fn rows_of(self, id: BackendId) -> impl Iterator<Item = u32> + Clone {
-        let (rows, id) = (u32::from(self.rows), u32::from(id.raw()));
-        (0..=self.stripes).filter(move |_| id < rows).map(move |stripe| stripe * rows + id)
-    }
-
-    fn own_row(self, id: BackendId) -> Option<u32> {
-        self.rows_of(id).last()
-    }
-
-    /// The row of what was counted for a version by backends that have none any more.
-    fn past_row(self, service: ServiceId, version: Version) -> Option<u32> {
-        let is_there = service.0 < u32::from(self.services);
-        is_there.then(|| (self.stripes + 1) * u32::from(self.rows) + service.pool(version))
-    }
-
-    /// Every row of a version's groups, the agent's own last.
-    fn groups_of(self, service: ServiceId, version: Version) -> impl Iterator<Item = u32> + Clone {
-        let services = u32::from(self.services);
-        let stripes = (0..=self.stripes).filter(move |_| service.0 < services);
-        stripes.map(move |stripe| stripe * services * 2 + service.pool(version))
-    }
 }
 
 /// The maps that signals are in.
@@ -241,6 +171,32 @@ impl Rows {
             }
         }
         sum
+    }
+
+    /// Reads rows that have been read into `signals` before, or were empty: what is there has only grown, and where nothing
+    /// was ever written there is nothing to read.
+    fn read_into(&self, rows: impl Iterator<Item = u32> + Clone, signals: &mut Signals) {
+        signals.counts = counts(&self.counts(rows.clone()));
+        let histograms =
+            [&mut signals.handshake, &mut signals.first_response, &mut signals.later_response, &mut signals.duration];
+        let rows = || rows.clone().filter_map(|row| self.rows.element(row));
+        for (timing, histogram) in histograms.into_iter().enumerate() {
+            let written = |words: &[AtomicU64]| {
+                half(words.get(LINES + timing / 2).map_or(0, |word| word.load(Ordering::Relaxed)), timing % 2 == 1)
+            };
+            let lines = rows().fold(0, |lines, words| lines | written(words));
+            let buckets = histogram.buckets_mut().chunks_mut(BUCKETS_PER_LINE);
+            for (line, buckets) in buckets.enumerate().filter(|(line, _)| lines & (1 << line) != 0) {
+                let first = TIMES + timing * HISTOGRAM_BUCKETS + line * BUCKETS_PER_LINE;
+                buckets.fill(0);
+                for words in rows() {
+                    let from = words.get(first..first + BUCKETS_PER_LINE).unwrap_or_default();
+                    for (sum, word) in buckets.iter_mut().zip(from) {
+                        *sum = sum.wrapping_add(word.load(Ordering::Relaxed));
+                    }
+                }
+            }
+        }
     }
 
     fn groups(&self, rows: impl Iterator<Item = u32>) -> Vec<GroupCounts> {
@@ -436,7 +392,7 @@ impl SignalCache {
             let counts = rows.counts(rows.shape.rows_of(*id));
             if *known != Some(counts) {
                 *known = Some(counts);
-                *signals = Signals::from(&rows.sum(rows.shape.rows_of(*id)));
+                rows.read_into(rows.shape.rows_of(*id), signals);
                 moved.insert(entry.service);
             }
         }

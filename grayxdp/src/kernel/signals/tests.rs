@@ -72,6 +72,13 @@ fn stripes_are_added() {
     assert_eq!((sum.counts.flows, sum.handshake.count()), (8, 4));
     assert_eq!((sum.handshake.buckets()[bucket_of(10)], sum.duration.count()), (2, 0));
     assert_eq!(sum.handshake.buckets()[HISTOGRAM_BUCKETS - 1], 1);
+    // Read in place, once and again.
+    let mut read = Signals::default();
+    rows.read_into(SHAPE.rows_of(id(3)), &mut read);
+    assert_eq!(read, sum);
+    count(&rows, 1, id(3), 4, &[10, 5_000]);
+    rows.read_into(SHAPE.rows_of(id(3)), &mut read);
+    assert_eq!(read, signals(&rows, SHAPE.rows_of(id(3))));
 }
 
 #[test]
