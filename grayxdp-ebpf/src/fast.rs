@@ -18,7 +18,7 @@ use grayxdp_common::{
 };
 
 use crate::{
-    choose,
+    choose, clock,
     count::{self, Meeting, Passage},
     flow::{self, Found, Place, Side},
     heard::{self, Heard},
@@ -181,7 +181,7 @@ fn request<const IS_V4: bool>(
     {
         return None;
     }
-    let place = Place::at(control, id, (head.source.address, head.source.port), flow::cached_now())?;
+    let place = Place::at(control, id, (head.source.address, head.source.port), clock::cached_now())?;
     let met = place.find_here();
     let (backend_id, backend, passage) = match &met {
         Some(found) => known(&place, found, head, service)?,
@@ -264,7 +264,7 @@ fn reply<const IS_V4: bool>(
         return None;
     }
     let client = (head.destination.address, head.destination.port);
-    let place = Place::at(control, service_id, client, flow::cached_now())?;
+    let place = Place::at(control, service_id, client, clock::cached_now())?;
     let found = place.find_here()?;
     if found.backend() != Some(id) || found.seen.kind & FLOW_SEVER != 0 {
         return None;

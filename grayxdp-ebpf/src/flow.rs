@@ -17,16 +17,16 @@ use grayxdp_common::{
     ids::{BackendId, Be16, ServiceId},
     layout::{
         Address, Control, FLOW_ONE_SIDED, FLOW_UDP, FlowHash, FlowOwner, FlowSeen, FlowState, SEEN_FIN, SEEN_PACKET,
-        SEEN_RST, SEEN_SEGMENT, SEEN_TURN, SERVICE_SIGNALS, ServiceEntry, long_flow_tick,
+        SEEN_RST, SEEN_SEGMENT, SEEN_TURN, SERVICE_SIGNALS, ServiceEntry,
     },
     limits::FLOW_ENTRIES_PER_BUCKET,
 };
 
 use crate::{
     cells::{BucketCell, FlowCell},
-    helpers, maps,
+    clock, helpers, maps,
     parse::{Parsed, Step, TCP_FIN, TCP_RST},
-    scratch, stages,
+    stages,
 };
 
 #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
@@ -80,7 +80,7 @@ impl Place {
         client: Address,
         client_port: Be16,
     ) -> Option<Self> {
-        Self::at(control, service, (client, client_port), now())
+        Self::at(control, service, (client, client_port), clock::now())
     }
 
     /// The same, at a moment that is known already.
@@ -403,7 +403,7 @@ pub(crate) fn locate(control: &'static Control, flow: FlowOwner, bucket_index: u
 #[inline(always)]
 pub(crate) fn insert(control: &'static Control, owner: FlowOwner, bucket_index: u32, seen: FlowSeen) -> u64 {
     let Some(bucket) = maps::flow_bucket(bucket_index) else { return NO_ENTRY };
-    let place = Place { control, bucket, bucket_index, flow: owner, now: now() };
+    let place = Place { control, bucket, bucket_index, flow: owner, now: clock::now() };
     place.begin_here(owner, seen).map_or(NO_ENTRY, |made| made.index.into())
 }
 
@@ -411,7 +411,7 @@ pub(crate) fn insert(control: &'static Control, owner: FlowOwner, bucket_index: 
 #[inline(always)]
 pub(crate) fn has_room(control: &'static Control, bucket_index: u32) -> bool {
     let Some(bucket) = maps::flow_bucket(bucket_index) else { return false };
-    Place { control, bucket, bucket_index, flow: FlowOwner::EMPTY, now: now() }.has_room_here()
+    Place { control, bucket, bucket_index, flow: FlowOwner::EMPTY, now: clock::now() }.has_room_here()
 }
 
 /// The entry of this index, and whose it is.
@@ -419,7 +419,7 @@ pub(crate) fn has_room(control: &'static Control, bucket_index: u32) -> bool {
 pub(crate) fn entry_at(control: &'static Control, index: u32) -> Option<(Place, Found)> {
     let bucket_index = index / ENTRIES;
     let bucket = maps::flow_bucket(bucket_index)?;
-    let place = Place { control, bucket, bucket_index, flow: FlowOwner::EMPTY, now: now() };
+    let place = Place { control, bucket, bucket_index, flow: FlowOwner::EMPTY, now: clock::now() };
     let at = (index % ENTRIES) as usize;
     let owner = place.owner(at);
     let found = place.entry(at);
@@ -483,24 +483,4 @@ fn store_flags(cell: FlowCell, side: Side, flags: u8) {
         Side::Client => cell.set_client(flags),
         Side::Backend => cell.set_backend(flags),
     }
-}
-
-/// The present moment, in flow ticks that do not wrap.
-#[inline(always)]
-pub(crate) fn now() -> u32 {
-    long_flow_tick(helpers::coarse_clock_ns())
-}
-
-/// The same, for who asks with every packet: a call costs as much as all lookups together.
-///
-/// The coarse clock moves with the timer's ticks only, so it is asked once for each of them.
-#[inline(always)]
-pub(crate) fn cached_now() -> u32 {
-    let Some(clock) = scratch::clock() else { return now() };
-    let jiffies = helpers::jiffies();
-    if clock.jiffies != jiffies {
-        clock.tick = now();
-        clock.jiffies = jiffies;
-    }
-    clock.tick
 }

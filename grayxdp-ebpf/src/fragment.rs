@@ -12,9 +12,9 @@ use grayxdp_common::{
 };
 
 use crate::{
-    chain,
+    chain, clock,
     count::{self, Meeting, Passage},
-    encapsulate, flow, maps,
+    encapsulate, maps,
     outcome::Outcome,
     packet::Packet,
     parse::{self, ETHERTYPE_IPV4, IPV4_LEN, IPV6_LEN, IpHeader, Network},
@@ -130,7 +130,7 @@ fn send(
         ip_len: fragment.ip_len.saturating_add(overhead),
         traffic_class: fragment.traffic_class,
         protocol: fragment.protocol,
-        now: flow::now(),
+        now: clock::now(),
     };
     let way = if entry.is_reply != 0 {
         route::to_client(context, control, &departure)

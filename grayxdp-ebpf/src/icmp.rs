@@ -11,8 +11,8 @@ use grayxdp_common::{
 
 use crate::{
     choose::{self, Newcomer},
-    count, encapsulate,
-    flow::{self, Place},
+    clock, count, encapsulate,
+    flow::Place,
     outcome::{Outcome, next},
     packet::{Packet, Window},
     parse::{
@@ -376,7 +376,7 @@ fn departure(message: &Message, source: Address, destination: Address, overhead:
         ip_len: message.ip_len.saturating_add(overhead),
         traffic_class: message.traffic_class,
         protocol: if destination.is_v4() { PROTOCOL_ICMP } else { PROTOCOL_ICMPV6 },
-        now: flow::now(),
+        now: clock::now(),
     }
 }
 

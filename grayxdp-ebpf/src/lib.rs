@@ -8,6 +8,7 @@
 mod cells;
 mod chain;
 mod choose;
+mod clock;
 mod count;
 mod emit;
 mod encapsulate;

@@ -15,8 +15,8 @@ use grayxdp_common::{
 };
 
 use crate::{
-    count,
-    flow::{self, Found, Place, Side},
+    clock, count,
+    flow::{Found, Place, Side},
     helpers, maps,
     outcome::Outcome,
     packet::Packet,
@@ -174,7 +174,7 @@ fn send_on(context: &XdpContext, control: &Control, segment: &Segment, onwards: 
         ip_len: rst.ip_len,
         traffic_class: rst.traffic_class,
         protocol: onwards.destination.protocol,
-        now: flow::now(),
+        now: clock::now(),
     };
     let way = if onwards.hop.interface == 0 {
         route::to_client(context, control, &departure)

@@ -20,6 +20,7 @@ use grayxdp_common::{
 };
 
 use crate::{
+    clock,
     count::{self, OfGroup, Signals},
     flow::{self, Found},
     fuse, helpers, maps,
@@ -63,7 +64,7 @@ impl Subject {
     /// Counts a failure for the fuse; returns whether it is to be judged.
     #[inline(always)]
     pub(crate) fn failure(&self) -> bool {
-        fuse::failed(self.control, self.id, self.service, self.version, flow::now())
+        fuse::failed(self.control, self.id, self.service, self.version, clock::now())
     }
 
     #[inline(always)]
@@ -180,7 +181,7 @@ pub(crate) fn hear_unreachable(service: &ServiceEntry, entry: &Found, backend: B
 #[inline(always)]
 pub(crate) fn judge_if(is_due: u64, service: &ServiceEntry) {
     if is_due != 0 {
-        stages::grayxdp_judge(service.pools.into(), flow::now());
+        stages::grayxdp_judge(service.pools.into(), clock::now());
     }
 }
 

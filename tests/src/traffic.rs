@@ -64,6 +64,17 @@ impl Connection {
         timeout(REQUEST_MAX, ask).await.context("no answer in time")?
     }
 
+    /// Asks, and takes any answer.
+    pub async fn status(&mut self) -> Result<StatusCode> {
+        let ask = async {
+            let response = self.send(Method::GET, "/", Bytes::new()).await?;
+            let status = response.status();
+            response.into_body().collect().await.context("the body broke off")?;
+            Ok(status)
+        };
+        timeout(REQUEST_MAX, ask).await.context("no answer in time")?
+    }
+
     /// The address in the body of `/backend` or `/client`.
     pub async fn address(&mut self, path: &str) -> Result<IpAddr> {
         let ask = async {
