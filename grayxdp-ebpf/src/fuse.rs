@@ -47,10 +47,17 @@ pub(crate) fn failed(control: &Control, id: ServiceId, service: &ServiceEntry, v
     version == Version::V2
 }
 
+/// How old the window is, in flow ticks. The exact clock, which may have begun it, is ahead of the coarse one for a moment.
+#[inline(always)]
+fn age(window: &FuseWindow, now: u32) -> u32 {
+    let age = now.wrapping_sub(window.since);
+    if age >= 1 << 31 { 0 } else { age }
+}
+
 /// Begins a new window where the present one is over.
 #[inline(always)]
 fn turn(window: &mut FuseWindow, length: u32, now: u32) {
-    let age = now.wrapping_sub(window.since);
+    let age = age(window, now);
     if age >= length {
         window.before = if age < length.wrapping_mul(2) { window.now } else { FuseTally::default() };
         window.now = FuseTally::default();
@@ -93,7 +100,7 @@ pub(crate) fn add_tally(
     sum: &mut FuseTally,
 ) -> Option<()> {
     let window = count::fuse_window(control, id, cpu)?;
-    let (age, length) = (now.wrapping_sub(window.since), service.fuse_window_ticks);
+    let (age, length) = (age(&window, now), service.fuse_window_ticks);
     if age < length {
         *sum = sum.plus(window.now).plus(window.before);
     } else if age < length.wrapping_mul(2) {

@@ -178,8 +178,13 @@ impl Talkers {
             move || {
                 runtime.block_on(async {
                     let mut tasks = JoinSet::new();
-                    for source in Family::V4.sources(connections) {
-                        tasks.spawn(talk(target, source, pause, Arc::clone(&stop), Arc::clone(&answered)));
+                    for (nth, source) in (0..).zip(Family::V4.sources(connections)) {
+                        let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+                        tasks.spawn(async move {
+                            // Spread over the pause, so that load is even.
+                            tokio::time::sleep(pause * nth / u32::from(connections)).await;
+                            talk(target, source, pause, stop, answered).await
+                        });
                     }
                     tasks.join_all().await.into_iter().collect()
                 })

@@ -118,11 +118,12 @@ impl<K: Kernel> Releases<K> {
     pub(super) fn command(&mut self, name: &str, command: Event, cause: Cause<'_>) -> Result<usize, CommandError> {
         let index = self.index(name)?;
         let rolls_back = command == Event::Rollback;
-        // Whoever says which weight it is to be has decided that.
-        let decides = !matches!(command, Event::Start | Event::Resume);
+        let resumes = command == Event::Resume;
         let next = controller::step(self.services[index].terms(), self.release(index), command)
             .map_err(|refusal| CommandError::Refused { service: name.to_owned(), refusal })?;
-        let next = if decides { next } else { self.without_unasked_raise(index, next) };
+        if resumes {
+            self.standings[index].opinions.go_on();
+        }
         self.standings[index].retry_in = Duration::ZERO;
         self.apply(index, next, cause)?;
         if rolls_back {

@@ -78,6 +78,13 @@ pub struct External {
     pub webhooks: Vec<Webhook>,
 }
 
+impl External {
+    /// Whether somebody is asked before v2 gets more.
+    pub fn asks(&self) -> bool {
+        self.webhooks.iter().any(|webhook| webhook.on.is_asked())
+    }
+}
+
 /// `None` after a problem was noted.
 pub(super) fn read(release: &Section<'_>) -> Option<External> {
     let queries = all(release, "query", QUERY_KEYS, query);

@@ -6,7 +6,7 @@ use grayxdp_common::weight::Weight;
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    Key, Observe,
+    External, Key, Observe,
     section::{Item, Section},
     value::{self, Wrong},
 };
@@ -47,11 +47,11 @@ impl Default for RawPolicy {
 
 impl RawPolicy {
     /// Of a service that places clients so, and looks for this in responses.
-    pub(super) fn of_service(self, key: Key, observe: Observe) -> Policy {
+    pub(super) fn of_service(self, key: Key, observe: Observe, external: &External) -> Policy {
         let Policy { analysis, .. } = self.0;
         let (correlated, peeks) = (key == Key::SourceIp, observe != Observe::None);
         let judge = JudgeConfig { correlated, peeks, ..analysis.judge };
-        Policy { analysis: Analysis { judge, ..analysis }, ..self.0 }
+        Policy { analysis: Analysis { judge, ..analysis }, asks_first: external.asks(), ..self.0 }
     }
 }
 
@@ -87,6 +87,7 @@ pub(super) fn read(section: &Section<'_>, schedule: Option<&Schedule>) -> Option
         progress_deadline: progress_deadline?.into_inner(),
         on_deadline: on_deadline?.into_inner(),
         rollback_window: rollback_window?.into_inner(),
+        asks_first: default.asks_first,
     };
     fits.then_some(RawPolicy(policy))
 }
@@ -330,6 +331,7 @@ accelerate = 2.5
             progress_deadline: Some(seconds(7200)),
             on_deadline: OnDeadline::Fail,
             rollback_window: Duration::ZERO,
+            asks_first: false,
         };
         assert_eq!(policy.expect("valid"), expected);
     }

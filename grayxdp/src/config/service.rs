@@ -236,7 +236,7 @@ impl RawService {
             schedule: release.schedule,
             order: release.order,
             on_rollback: release.on_rollback,
-            policy: release.policy.of_service(key, observe),
+            policy: release.policy.of_service(key, observe, &release.external),
             external: release.external,
             health: self.health?,
             observe,

@@ -21,7 +21,7 @@ pub use self::client::ClientError;
 pub(super) use self::cloud_event::{CloudEvent, Data, Kind};
 use crate::{
     config::{Query, ServiceConfig, Webhook},
-    decide::external::{Answers, fill_in, hook::Raise},
+    decide::external::{Answers, fill_in, hook::Question},
 };
 
 /// What the loop has not taken yet. While there is more, the asking waits.
@@ -45,10 +45,8 @@ pub(super) enum Heard {
     Hook {
         /// Index into the config's services.
         service: usize,
-        /// Index into the release's webhooks.
-        webhook: usize,
-        /// What it was asked about.
-        raise: Raise,
+        /// What it was asked.
+        question: Question,
         /// Yes, or why not.
         answer: Result<(), String>,
     },
@@ -57,7 +55,7 @@ pub(super) enum Heard {
 /// One call of a webhook: a question where there is a raise, else news.
 struct Call {
     event: Arc<CloudEvent>,
-    raise: Option<Raise>,
+    question: Option<Question>,
 }
 
 /// The tasks; dropping it ends them, and calls that are under way with them.
@@ -91,10 +89,9 @@ impl External {
                 external.tasks.push(tokio::spawn(task));
             }
             let mut webhooks = Vec::with_capacity(config.external.webhooks.len());
-            for (webhook, settings) in config.external.webhooks.iter().enumerate() {
+            for settings in &config.external.webhooks {
                 let (calls, queue) = mpsc::channel(CALLS_MAX);
-                let place = (service, webhook);
-                let task = call(client.clone(), settings.clone(), config.name.clone(), place, queue, heard.clone());
+                let task = call(client.clone(), settings.clone(), config.name.clone(), service, queue, heard.clone());
                 external.tasks.push(tokio::spawn(task));
                 webhooks.push(calls);
             }
@@ -104,13 +101,13 @@ impl External {
     }
 
     /// Asks a webhook about a raise; the answer is heard later. `false` where too many calls of it wait already.
-    pub(super) fn ask(&self, service: usize, webhook: usize, raise: Raise, event: CloudEvent) -> bool {
-        self.send(service, webhook, Call { event: Arc::new(event), raise: Some(raise) })
+    pub(super) fn ask(&self, service: usize, question: Question, event: CloudEvent) -> bool {
+        self.send(service, question.hook, Call { event: Arc::new(event), question: Some(question) })
     }
 
     /// Tells a webhook. `false` where too many calls of it wait already: this one is lost.
     pub(super) fn tell(&self, service: usize, webhook: usize, event: &Arc<CloudEvent>) -> bool {
-        self.send(service, webhook, Call { event: event.clone(), raise: None })
+        self.send(service, webhook, Call { event: event.clone(), question: None })
     }
 
     fn send(&self, service: usize, webhook: usize, call: Call) -> bool {
@@ -163,18 +160,17 @@ async fn call(
     client: Client,
     webhook: Webhook,
     service_name: String,
-    place: (usize, usize),
+    service: usize,
     mut queue: mpsc::Receiver<Call>,
     heard: mpsc::Sender<Heard>,
 ) {
-    let (service, index) = place;
-    while let Some(Call { event, raise }) = queue.recv().await {
+    while let Some(Call { event, question }) = queue.recv().await {
         let answer = call_until_answered(&client, &webhook, &event).await;
         if let Err(why) = &answer {
             tracing::warn!(service = service_name, webhook = webhook.name, why, "webhook_failed");
         }
-        if let Some(raise) = raise
-            && heard.send(Heard::Hook { service, webhook: index, raise, answer }).await.is_err()
+        if let Some(question) = question
+            && heard.send(Heard::Hook { service, question, answer }).await.is_err()
         {
             return;
         }

@@ -23,12 +23,16 @@ use tokio::{net::TcpListener, time::sleep};
 use super::{cloud_event::Data, *};
 use crate::{
     config::Config,
-    decide::external::{Answer, OnMissing, Policy, Rule, hook::Moment},
+    decide::external::{
+        Answer, OnMissing, Policy, Rule,
+        hook::{Moment, Raise},
+    },
 };
 
 const NEVER: Duration = Duration::from_secs(3600);
 const SOON: Duration = Duration::from_millis(200);
 const RAISE: Raise = Raise { from: Weight::ZERO, to: Weight::FULL };
+const QUESTION: Question = Question { hook: 0, number: 7 };
 
 /// Serves until the test's runtime ends.
 async fn serve(router: Router) -> SocketAddr {
@@ -138,9 +142,9 @@ fn question() -> CloudEvent {
 
 async fn answer_of(webhook: Webhook) -> Result<(), String> {
     let (external, mut heard) = External::start(&[service(vec![], vec![webhook])]).expect("starts");
-    assert!(external.ask(0, 0, RAISE, question()));
+    assert!(external.ask(0, QUESTION, question()));
     match heard.recv().await {
-        Some(Heard::Hook { service: 0, webhook: 0, raise: RAISE, answer }) => answer,
+        Some(Heard::Hook { service: 0, question: QUESTION, answer }) => answer,
         other => panic!("the hook's answer, found {other:?}"),
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         controller::{self, Event, Release, State},
         external::{
             Standing, Watch,
-            hook::{Moment, Permission, Permits, Raise},
+            hook::{Moment, Permission, Permits, Question, Raise},
         },
     },
 };
@@ -28,8 +28,8 @@ pub(super) struct Opinions {
     /// By query.
     watches: Vec<Watch>,
     permits: Permits,
-    /// The raise that waits for permission, and the time that had passed with it: with as much, it is the same raise again.
-    waiting: Option<(Raise, Duration)>,
+    /// The raise that waits for permission, and what the release is to become with it.
+    waiting: Option<(Raise, Release)>,
 }
 
 impl Opinions {
@@ -45,6 +45,18 @@ impl Opinions {
         self.watches.iter_mut().for_each(|watch| *watch = Watch::default());
         self.permits.forget();
         self.waiting = None;
+    }
+
+    /// A person lets the release go on: what was missing so far has led to no more than this.
+    pub(super) fn go_on(&mut self) {
+        self.watches.iter_mut().for_each(|watch| *watch = Watch::default());
+    }
+
+    /// Nothing is to be asked any more: no raise is due.
+    fn stop_asking(&mut self) {
+        if self.waiting.take().is_some() {
+            self.permits.forget();
+        }
     }
 
     /// What all queries mean together: the worst of what each does.
@@ -81,9 +93,9 @@ impl<K: Kernel> Releases<K> {
                 }
                 self.consult(service, Duration::ZERO);
             }
-            Heard::Hook { service, webhook, raise, answer } => {
+            Heard::Hook { service, question, answer } => {
                 if let Some(standing) = self.standings.get_mut(service) {
-                    standing.opinions.permits.answer(webhook, raise, answer);
+                    standing.opinions.permits.answer(question, answer);
                 }
             }
         }
@@ -99,45 +111,42 @@ impl<K: Kernel> Releases<K> {
         opinions.watches.iter_mut().for_each(|watch| watch.elapsed(passed));
         opinions.permits.elapsed(passed);
         let mut said = opinions.of_queries(config);
-        let mean = self.release(index).weights.mean();
+        let (mean, state) = (self.release(index).weights.mean(), self.release(index).state);
         let opinions = &mut self.standings[index].opinions;
-        // Somebody has moved the weight meanwhile: the raise is another one.
-        let waiting = opinions.waiting.filter(|(raise, _)| raise.from == mean);
-        opinions.waiting = waiting;
-        if let Some((raise, _)) = waiting
-            && let Err(why) = self.ask_for(index, raise)
-        {
-            said.hold = said.hold.or(Some(why));
+        let raise = opinions.waiting.as_ref().map(|(raise, _)| *raise);
+        // Stopped, or moved by somebody: whatever is wanted next is another raise.
+        let raise = raise.filter(|raise| raise.from == mean && state == State::Progressing);
+        match raise {
+            None => opinions.stop_asking(),
+            Some(raise) => {
+                if let Err(why) = self.ask_for(index, raise) {
+                    said.hold = said.hold.or(Some(why));
+                }
+            }
         }
         self.observe(index, Event::External(said));
     }
 
-    /// The time that passes for a release on this turn: with a raise that has waited, as much as had passed with it.
-    pub(super) fn due(&self, index: usize, passed: Duration) -> Duration {
-        self.standings[index].opinions.waiting.map_or(passed, |(_, passed)| passed)
-    }
-
-    /// Whether a change that time brings may be made now. One that raises nothing always may.
-    pub(super) fn is_permitted(&mut self, index: usize, next: &Release, passed: Duration) -> bool {
+    /// What may be made now of a change that time brings. One that raises nothing may be made; a raise has to wait for
+    /// permission (`None`), and is then made as it was asked for, however much time has passed since.
+    pub(super) fn permitted(&mut self, index: usize, next: Release) -> Option<Release> {
         let before = self.release(index);
-        if before.weights == next.weights || !exposes_more(before, next) {
-            return true;
+        if before.weights == next.weights || !exposes_more(before, &next) {
+            return Some(next);
         }
         let raise = Raise { from: before.weights.mean(), to: next.weights.mean() };
-        let is_granted = self.ask_for(index, raise).is_ok();
-        self.standings[index].opinions.waiting = (!is_granted).then_some((raise, passed));
-        is_granted
-    }
-
-    /// What a command makes of a release, where hooks are asked first: the raise that it brings is left to time.
-    pub(super) fn without_unasked_raise(&self, index: usize, next: Release) -> Release {
-        let before = self.release(index);
-        let asks = self.services[index].external.webhooks.iter().any(|webhook| webhook.on.is_asked());
-        let raises = before.weights != next.weights && exposes_more(before, &next);
-        if asks && raises && next.state == State::Progressing {
-            return Release { weights: before.weights.clone(), ..next };
+        let waiting = self.standings[index].opinions.waiting.take();
+        let (raise, asked_for) = waiting.filter(|(asked, _)| asked.from == raise.from).unwrap_or((raise, next.clone()));
+        match self.ask_for(index, raise) {
+            Ok(()) => {
+                self.standings[index].opinions.permits.forget();
+                Some(Release { outside: next.outside, ..asked_for })
+            }
+            Err(_) => {
+                self.standings[index].opinions.waiting = Some((raise, asked_for));
+                None
+            }
         }
-        next
     }
 
     /// Permission for a raise, or what it waits for.
@@ -145,22 +154,22 @@ impl<K: Kernel> Releases<K> {
         match self.standings[index].opinions.permits.ask(raise) {
             Permission::Granted => Ok(()),
             Permission::Wait { reason, call } => {
-                for webhook in call {
-                    self.call(index, webhook, raise);
+                for question in call {
+                    self.call(index, question, raise);
                 }
                 Err(reason)
             }
         }
     }
 
-    fn call(&mut self, index: usize, webhook: usize, raise: Raise) {
+    fn call(&mut self, index: usize, question: Question, raise: Raise) {
         let release = self.release(index);
         let data = Data::of_raise(&self.services[index].name, release.state.name(), raise, release.reason.clone());
         let event = CloudEvent::new(&self.host, Kind::Question, SystemTime::now(), data);
-        let is_sent = self.external.as_ref().is_some_and(|external| external.ask(index, webhook, raise, event));
+        let is_sent = self.external.as_ref().is_some_and(|external| external.ask(index, question, event));
         if !is_sent {
             let full = "too many calls of it wait for an answer".to_owned();
-            self.standings[index].opinions.permits.answer(webhook, raise, Err(full));
+            self.standings[index].opinions.permits.answer(question, Err(full));
         }
     }
 

@@ -186,12 +186,9 @@ impl<K: Kernel> Releases<K> {
             self.bring_health(index);
         }
         self.consult(index, passed);
-        let passed = self.due(index, passed);
         let before = self.release(index);
         let Ok(next) = controller::step(self.services[index].terms(), before, Event::Elapsed(passed)) else { return };
-        if !self.is_permitted(index, &next, passed) {
-            return;
-        }
+        let Some(next) = self.permitted(index, next) else { return };
         let before = self.release(index);
         if next.weights != before.weights || next.state != before.state {
             let evidence = self.judgement(index).and_then(|judgement| judgement.evidence().cloned());

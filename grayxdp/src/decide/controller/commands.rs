@@ -33,6 +33,10 @@ pub(super) fn start(terms: Terms<'_>, release: &Release) -> Result<Release, Refu
                 outside: anew(&release.outside),
                 ..Release::idle()
             };
+            if terms.policy.asks_first {
+                let progress = Progress { since_raise: Duration::MAX, ..anew.progress };
+                return Ok(Release { progress, ..anew });
+            }
             if terms.policy.interrupts() {
                 // No raise was before the first one.
                 let progress = Progress { since_raise: Duration::MAX, ..anew.progress };
@@ -108,7 +112,7 @@ pub(super) fn resume(terms: Terms<'_>, release: &Release) -> Result<Release, Ref
                 ..release.clone()
             };
             let time = resume_time(plan, release);
-            let resumed = if policy.interrupts() {
+            let resumed = if policy.interrupts() || policy.asks_first {
                 settle(terms, Release { schedule_time: time, ..resumed })
             } else {
                 follow(terms, resumed, time)

@@ -34,6 +34,8 @@ pub struct Policy {
     pub on_deadline: OnDeadline,
     /// How long after the promotion harm still rolls back.
     pub rollback_window: Duration,
+    /// Others are asked before v2 gets more, so that a command leaves the raise that it would bring to time.
+    pub asks_first: bool,
 }
 
 impl Policy {
@@ -54,6 +56,7 @@ impl Policy {
             progress_deadline: None,
             on_deadline: OnDeadline::Freeze,
             rollback_window: Duration::ZERO,
+            asks_first: false,
         }
     }
 

@@ -545,6 +545,7 @@ prop_compose! {
             progress_deadline,
             on_deadline: if fails { OnDeadline::Fail } else { OnDeadline::Freeze },
             rollback_window,
+            asks_first: false,
         }
     }
 }

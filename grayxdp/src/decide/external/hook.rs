@@ -70,7 +70,7 @@ pub struct Raise {
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Said {
     Nothing,
-    Asked(Raise),
+    Asked { raise: Raise, number: u64 },
     Yes(Raise),
     No { raise: Raise, why: String, again_in: Duration },
 }
@@ -79,6 +79,17 @@ enum Said {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Permits {
     hooks: Vec<(String, Moment, Said)>,
+    /// Questions so far.
+    asked: u64,
+}
+
+/// A call to make.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Question {
+    /// Which hook, by its place in the order given to [`Permits::new`].
+    pub hook: usize,
+    /// No other question has this number: an answer to a former one of the same words is not taken for one to this.
+    pub number: u64,
 }
 
 /// Whether a raise may be made.
@@ -90,8 +101,8 @@ pub enum Permission {
     Wait {
         /// What is waited for: a sentence's end.
         reason: String,
-        /// The hooks to call now, by their place in the order given to [`Permits::new`].
-        call: Vec<usize>,
+        /// The calls to make now.
+        call: Vec<Question>,
     },
 }
 
@@ -99,41 +110,46 @@ impl Permits {
     /// Of hooks with these names and moments. Those that are told, and not asked, count for nothing here, but keep their
     /// place in the order.
     pub fn new(hooks: impl IntoIterator<Item = (String, Moment)>) -> Self {
-        Self { hooks: hooks.into_iter().map(|(name, moment)| (name, moment, Said::Nothing)).collect() }
+        Self { hooks: hooks.into_iter().map(|(name, moment)| (name, moment, Said::Nothing)).collect(), asked: 0 }
     }
 
     /// Whether this raise may be made now, and whom to call.
     pub fn ask(&mut self, raise: Raise) -> Permission {
         let mut reasons = Vec::new();
         let mut call = Vec::new();
-        for (index, (name, moment, said)) in self.hooks.iter_mut().enumerate() {
+        for (hook, (name, moment, said)) in self.hooks.iter_mut().enumerate() {
             if !moment.covers(raise) {
                 continue;
             }
-            match said {
-                Said::Yes(granted) if *granted == raise => {}
-                Said::Asked(asked) if *asked == raise => reasons.push(format!("webhook `{name}` has not answered yet")),
+            let asks = match said {
+                Said::Yes(granted) if *granted == raise => continue,
+                Said::Asked { raise: asked, .. } if *asked == raise => {
+                    reasons.push(format!("webhook `{name}` has not answered yet"));
+                    false
+                }
                 Said::No { raise: refused, why, again_in } if *refused == raise => {
                     reasons.push(format!("webhook `{name}`: {why}"));
-                    if again_in.is_zero() {
-                        *said = Said::Asked(raise);
-                        call.push(index);
-                    }
+                    again_in.is_zero()
                 }
                 _ => {
-                    *said = Said::Asked(raise);
-                    call.push(index);
                     reasons.push(format!("webhook `{name}` is asked"));
+                    true
                 }
+            };
+            if asks {
+                self.asked += 1;
+                *said = Said::Asked { raise, number: self.asked };
+                call.push(Question { hook, number: self.asked });
             }
         }
         if reasons.is_empty() { Permission::Granted } else { Permission::Wait { reason: reasons.join("; "), call } }
     }
 
-    /// Takes an answer in: yes, or why not. One to another question than the last is of no use.
-    pub fn answer(&mut self, index: usize, raise: Raise, answer: Result<(), String>) {
-        if let Some((_, _, said)) = self.hooks.get_mut(index)
-            && *said == Said::Asked(raise)
+    /// Takes an answer in: yes, or why not. One to another question than the hook's last is of no use.
+    pub fn answer(&mut self, question: Question, answer: Result<(), String>) {
+        let Some((_, _, said)) = self.hooks.get_mut(question.hook) else { return };
+        if let Said::Asked { raise, number } = *said
+            && number == question.number
         {
             *said = match answer {
                 Ok(()) => Said::Yes(raise),
@@ -151,7 +167,7 @@ impl Permits {
         }
     }
 
-    /// Forgets what was said: the release has stopped, and what it asks next is another question.
+    /// Forgets what was said: the raise was made, or the release has stopped; what is asked next is another question.
     pub fn forget(&mut self) {
         for (_, _, said) in &mut self.hooks {
             *said = Said::Nothing;

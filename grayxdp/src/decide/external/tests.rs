@@ -4,7 +4,7 @@ use grayxdp_common::weight::Weight;
 use proptest::prelude::*;
 
 use super::{
-    hook::{Moment, Permission, Permits, Raise},
+    hook::{Moment, Permission, Permits, Question, Raise},
     *,
 };
 
@@ -132,6 +132,18 @@ fn raise(from: u16, to: u16) -> Raise {
     Raise { from: weight(from), to: weight(to) }
 }
 
+/// Who is called, and the questions.
+fn called(permission: Permission) -> Option<Vec<Question>> {
+    match permission {
+        Permission::Granted => None,
+        Permission::Wait { call, .. } => Some(call),
+    }
+}
+
+fn hooks_called(permission: Permission) -> Option<Vec<usize>> {
+    called(permission).map(|call| call.into_iter().map(|question| question.hook).collect())
+}
+
 #[test]
 fn a_raise_waits_for_every_hook_of_its_moment() {
     let hooks = [
@@ -141,37 +153,36 @@ fn a_raise_waits_for_every_hook_of_its_moment() {
         ("log", Moment::Event),
     ];
     let mut permits = Permits::new(hooks.map(|(name, moment)| (name.to_owned(), moment)));
-    let called = |permission: Permission| match permission {
-        Permission::Granted => None,
-        Permission::Wait { call, .. } => Some(call),
-    };
-    assert_eq!(called(permits.ask(raise(0, 10))), Some(vec![0, 1]));
-    assert_eq!(called(permits.ask(raise(0, 10))), Some(vec![]), "asked once");
-    permits.answer(0, raise(0, 10), Ok(()));
-    assert_eq!(called(permits.ask(raise(0, 10))), Some(vec![]));
-    permits.answer(1, raise(0, 20), Ok(()));
-    assert_eq!(called(permits.ask(raise(0, 10))), Some(vec![]), "a yes to something else");
-    permits.answer(1, raise(0, 10), Ok(()));
+    let questions = called(permits.ask(raise(0, 10))).expect("asked");
+    assert_eq!(questions.iter().map(|question| question.hook).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(hooks_called(permits.ask(raise(0, 10))), Some(vec![]), "asked once");
+    permits.answer(questions[0], Ok(()));
+    assert_eq!(hooks_called(permits.ask(raise(0, 10))), Some(vec![]));
+    permits.answer(Question { number: 99, ..questions[1] }, Ok(()));
+    assert_eq!(hooks_called(permits.ask(raise(0, 10))), Some(vec![]), "a yes to something else");
+    permits.answer(questions[1], Ok(()));
     assert_eq!(permits.ask(raise(0, 10)), Permission::Granted);
-    assert_eq!(called(permits.ask(raise(10, 20))), Some(vec![1]), "each raise is asked for");
-    assert_eq!(called(permits.ask(raise(20, 100))), Some(vec![1, 2]));
+    assert_eq!(hooks_called(permits.ask(raise(10, 20))), Some(vec![1]), "each raise is asked for");
+    assert_eq!(hooks_called(permits.ask(raise(20, 100))), Some(vec![1, 2]));
 }
 
 #[test]
 fn a_no_is_asked_again_after_a_while() {
     let mut permits = Permits::new([("gate".to_owned(), Moment::BeforeStep)]);
-    permits.ask(RAISE);
-    permits.answer(0, RAISE, Err("HTTP 500".to_owned()));
+    let first = called(permits.ask(RAISE)).expect("asked")[0];
+    permits.answer(first, Err("HTTP 500".to_owned()));
     let waits = Permission::Wait { reason: "webhook `gate`: HTTP 500".to_owned(), call: vec![] };
     assert_eq!(permits.ask(RAISE), waits);
     permits.elapsed(Duration::from_secs(9));
     assert_eq!(permits.ask(RAISE), waits);
     permits.elapsed(Duration::from_secs(1));
-    assert!(matches!(permits.ask(RAISE), Permission::Wait { call, .. } if call == [0]));
-    permits.answer(0, RAISE, Ok(()));
+    let again = called(permits.ask(RAISE)).expect("asked")[0];
+    permits.answer(first, Ok(()));
+    assert_ne!(permits.ask(RAISE), Permission::Granted, "a late answer to the first question");
+    permits.answer(again, Ok(()));
     assert_eq!(permits.ask(RAISE), Permission::Granted);
     permits.forget();
-    assert!(matches!(permits.ask(RAISE), Permission::Wait { call, .. } if call == [0]));
+    assert_eq!(hooks_called(permits.ask(RAISE)), Some(vec![0]));
 }
 
 proptest! {

@@ -66,10 +66,12 @@ impl Kind {
         matches!(self, Self::FirstResponse | Self::LaterResponse | Self::Handshake)
     }
 
-    /// φ before it is known. Windows that close and segments that get lost do not come alone.
+    /// φ before it is known. Windows that close and segments that get lost do not come alone; nor do slow responses, which
+    /// wait in one queue.
     const fn dispersion_prior(self) -> f64 {
         match self {
             Self::ZeroWindows | Self::Retransmissions => 5.0,
+            Self::FirstResponse | Self::LaterResponse => 2.0,
             _ => 1.0,
         }
     }

@@ -9,6 +9,7 @@ use crate::{
     agent::fake_kernel::{FakeKernel, config},
     config::{Query, Webhook},
     decide::external::{Answer, Answers, OnMissing, Policy, Rule},
+    decide::schedule::Schedule,
     store::Store,
 };
 
@@ -123,8 +124,8 @@ fn says(releases: &mut Releases<FakeKernel>, from: u16, to: u16, answer: Result<
     // As if it had been called: nobody is there to do it.
     let permits = &mut releases.standings[WEB].opinions.permits;
     permits.forget();
-    permits.ask(raise);
-    releases.hear(Heard::Hook { service: WEB, webhook: 0, raise, answer });
+    let Permission::Wait { call, .. } = permits.ask(raise) else { panic!("it is to be asked") };
+    releases.hear(Heard::Hook { service: WEB, question: call[0], answer });
 }
 
 #[test]
@@ -157,4 +158,85 @@ fn a_person_needs_nobodys_permission_to_go_anywhere() {
     assert_eq!(percent_in_kernel(&releases), 100);
     releases.command("web", Event::Rollback, PERSON).expect("rolled back");
     assert_eq!(percent_in_kernel(&releases), 0);
+}
+
+#[test]
+fn a_gate_at_the_first_weight_is_no_way_past_the_hook() {
+    use crate::decide::controller::{Gate, Pause};
+    let directory = tempfile::tempdir().expect("a directory");
+    let weight = |percent: u16| Weight::from_hundredths(percent * 100).expect("at most 100");
+    for (weights, gates) in [
+        (vec![5, 25, 100], vec![Gate { at: weight(5), pause: Pause::Approve }]),
+        (vec![100], vec![]),
+        (vec![50], vec![]),
+    ] {
+        let mut releases = releases(directory.path(), webhook(Moment::BeforeRelease));
+        let service = &mut releases.services[WEB];
+        let weights: Vec<Weight> = weights.into_iter().map(weight).collect();
+        service.schedule = Schedule::Step { weights: weights.clone(), every: SECOND };
+        service.policy.gates = gates;
+        service.policy.asks_first = true;
+        releases.command("web", Event::Start, PERSON).expect("started");
+        pass(&mut releases, 3, None);
+        assert_eq!((percent_in_kernel(&releases), releases.release(WEB).state), (0, State::Progressing), "{weights:?}");
+        let first = weights[0].hundredths() / 100;
+        says(&mut releases, 0, first, Ok(()));
+        releases.advance(SECOND / 10);
+        assert_eq!(percent_in_kernel(&releases), first);
+        releases.command("web", Event::Rollback, PERSON).expect("rolled back");
+    }
+}
+
+#[test]
+fn nobody_is_asked_for_a_release_that_stands_still() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for stop in [Event::Rollback, Event::Freeze] {
+        let mut releases = releases(directory.path(), webhook(Moment::BeforeStep));
+        releases.services[WEB].policy.asks_first = true;
+        releases.command("web", Event::Start, PERSON).expect("started");
+        pass(&mut releases, 15, None);
+        assert!(releases.standings[WEB].opinions.waiting.is_some());
+        releases.command("web", stop.clone(), PERSON).expect("stopped");
+        releases.advance(SECOND / 10);
+        assert!(releases.standings[WEB].opinions.waiting.is_none(), "{stop:?}");
+        // A late yes is none to what is asked for later.
+        releases.hear(Heard::Hook { service: WEB, question: Question { hook: 0, number: 1 }, answer: Ok(()) });
+        if stop == Event::Freeze {
+            releases.command("web", Event::Resume, PERSON).expect("resumed");
+        } else {
+            releases.command("web", Event::Start, PERSON).expect("started again");
+        }
+        pass(&mut releases, 15, None);
+        assert_eq!(percent_in_kernel(&releases), 0, "{stop:?}");
+        releases.command("web", Event::Rollback, PERSON).expect("rolled back");
+    }
+}
+
+#[test]
+fn resuming_without_answers_is_good_for_as_many_more() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = releases(directory.path(), query(2, OnMissing::Freeze));
+    releases.command("web", Event::Start, PERSON).expect("started");
+    answer(&mut releases, Answer::NoData);
+    answer(&mut releases, Answer::NoData);
+    assert_eq!(releases.release(WEB).state, State::Frozen);
+    releases.command("web", Event::Resume, PERSON).expect("resumed");
+    pass(&mut releases, 1, None);
+    answer(&mut releases, Answer::NoData);
+    assert_eq!(releases.release(WEB).state, State::Progressing);
+    answer(&mut releases, Answer::NoData);
+    assert_eq!(releases.release(WEB).state, State::Frozen);
+}
+
+#[test]
+fn deadlines_go_on_while_a_hook_is_waited_for() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = releases(directory.path(), webhook(Moment::BeforeStep));
+    releases.services[WEB].policy.asks_first = true;
+    releases.services[WEB].policy.progress_deadline = Some(SECOND * 30);
+    releases.command("web", Event::Start, PERSON).expect("started");
+    pass(&mut releases, 35, None);
+    assert_eq!(releases.release(WEB).state, State::Progressing, "10 s to the first step, and 25 s since");
+    pass(&mut releases, 10, None);
+    assert_eq!(releases.release(WEB).state, State::Frozen);
 }
