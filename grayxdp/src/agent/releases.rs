@@ -91,6 +91,13 @@ struct Standing {
     complaint: Option<String>,
 }
 
+/// What a judge had seen before a change that lets it begin anew.
+struct Former {
+    analysis: Analysis,
+    /// As the store had it.
+    stored: Option<String>,
+}
+
 /// All releases, with the kernel that they steer.
 #[derive(Debug)]
 pub(super) struct Releases<K> {
@@ -117,7 +124,6 @@ impl<K: Kernel> Releases<K> {
     /// Carries a command out. When this returns, the kernel has the weights.
     pub(super) fn command(&mut self, name: &str, command: Event, cause: Cause<'_>) -> Result<usize, CommandError> {
         let index = self.index(name)?;
-        let rolls_back = command == Event::Rollback;
         let resumes = command == Event::Resume;
         let next = controller::step(self.services[index].terms(), self.release(index), command)
             .map_err(|refusal| CommandError::Refused { service: name.to_owned(), refusal })?;
@@ -126,9 +132,6 @@ impl<K: Kernel> Releases<K> {
         }
         self.standings[index].retry_in = Duration::ZERO;
         self.apply(index, next, cause)?;
-        if rolls_back {
-            self.sever(index)?;
-        }
         Ok(index)
     }
 
@@ -178,14 +181,10 @@ impl<K: Kernel> Releases<K> {
         })
     }
 
+    /// Brings a change to store and kernel, tells whoever wants to know, and severs where v2 is to have nothing any more.
     fn apply(&mut self, index: usize, next: Release, cause: Cause<'_>) -> Result<(), CommandError> {
-        let (before, after) = (self.release(index).clone(), next.clone());
-        if controller::needs_new_evidence(&before, &next) {
-            self.standings[index].analysis.begin_anew(&next.weights);
-            self.standings[index].opinions.begin_anew();
-            self.looks.at_once();
-            self.arm_fuse(index);
-        }
+        let before = self.release(index).clone();
+        let former = controller::needs_new_evidence(&before, &next).then(|| self.forget(index, &next.weights));
         let applied = if exposes_more(&before, &next) {
             self.raise(index, next, cause)
         } else if next.weights.at_most(&before.weights) {
@@ -195,12 +194,48 @@ impl<K: Kernel> Releases<K> {
             let less = Release { weights: next.weights.min(&before.weights), ..next.clone() };
             self.lower(index, less, cause).and_then(|()| self.raise(index, next, cause))
         };
-        // Weights that could not be lowered are still what is wanted from now on.
-        if *self.release(index) == after {
+        let after = self.release(index).clone();
+        if let Some(former) = former {
+            if controller::needs_new_evidence(&before, &after) {
+                self.standings[index].opinions.begin_anew();
+                self.looks.at_once();
+                self.arm_fuse(index);
+            } else {
+                let is_stored = !matches!(applied, Err(CommandError::NotStored { .. }));
+                self.remember(index, former, is_stored);
+            }
+        }
+        // Weights that could not be lowered are still what is wanted from now on; and of a change that came through in part
+        // that part has happened.
+        if applied.is_ok() || after != before {
             log_change(&self.services[index].name, &before, &after, cause);
             self.tell(index, &before, &after, cause);
         }
-        applied
+        applied?;
+        // Nothing becomes idle: it is a rollback, be it by whom or what it may.
+        if after.state.is_off() { self.sever(index) } else { Ok(()) }
+    }
+
+    /// Lets the judge begin anew, for a change that has yet to come through.
+    fn forget(&mut self, index: usize, weights: &Weights) -> Former {
+        let service = &self.services[index];
+        let mut anew = Analysis::new(service.policy.analysis.judge, weights);
+        // What the store has is to be forgotten with the change.
+        anew.begin_anew(weights);
+        // What cannot be read is gathered again.
+        let stored = self.journal.analysis(&service.name).ok().flatten();
+        Former { analysis: std::mem::replace(&mut self.standings[index].analysis, anew), stored }
+    }
+
+    /// The change did not come through: what was seen still counts. Where the store had the change, it has to be told.
+    fn remember(&mut self, index: usize, former: Former, is_stored: bool) {
+        self.standings[index].analysis = former.analysis;
+        if is_stored {
+            let analysis = self.standings[index].analysis.take_unsaved().or(former.stored);
+            let release = self.release(index).clone();
+            let entry = Entry { analysis, ..self.entry(index, &release, &release, None) };
+            self.journal.write(entry);
+        }
     }
 
     /// First the store, then the kernel.

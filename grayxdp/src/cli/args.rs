@@ -92,6 +92,9 @@ pub enum Command {
     },
     /// Show how a config file's schedules will move the weights; changes nothing.
     ///
+    /// Reckons with hold, max_step, gates and promote_after: what a release takes of which nothing bad is found. What the
+    /// judge, other systems and people hold up comes on top.
+    ///
     /// With --rate it also says how long the judge takes, at each weight, to find a v2 that fails so many times as often
     /// as v1, and to prove that one as good as v1 is no worse.
     #[command(
@@ -114,7 +117,8 @@ pub enum Command {
     ///
     /// The file has a `[simulate]` table with `runs`, `duration`, `rate`, `base_error`, `v2_error_ratio`,
     /// `v2_latency_ratio`, `burst_mean`, `drift`, `fault_at` and `seed`, each with a default; beside it there may be
-    /// services, of which the release is simulated. Judge and controller are the agent's own.
+    /// services, of which the release is simulated. Judge and controller are the agent's own. A release that fails at its
+    /// progress deadline counts as rolled back, for all of it is on v1 again.
     #[command(after_help = "Examples:\n  grayxdp simulate sim.toml\n  grayxdp simulate sim.toml --service web -o json")]
     Simulate {
         /// The file.

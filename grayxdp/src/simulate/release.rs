@@ -15,7 +15,7 @@ use crate::decide::{
 pub enum Outcome {
     /// All on v2.
     Promoted,
-    /// All on v1.
+    /// All on v1: for harm, or because the progress deadline has passed where that fails a release.
     RolledBack,
     /// Neither in the time that there was.
     Undecided,
@@ -74,7 +74,7 @@ pub fn run(scenario: &Scenario<'_>, number: u32) -> Run {
     note(duration, driver.weight());
     let outcome = match driver.state() {
         State::Promoted => Outcome::Promoted,
-        State::RolledBack => Outcome::RolledBack,
+        State::RolledBack | State::Failed => Outcome::RolledBack,
         _ => Outcome::Undecided,
     };
     Run { outcome, at: now, path }
@@ -88,5 +88,5 @@ fn tick_at(scenario: &Scenario<'_>, now: Duration) -> Duration {
 }
 
 fn is_over(state: State) -> bool {
-    matches!(state, State::Promoted | State::RolledBack)
+    matches!(state, State::Promoted | State::RolledBack | State::Failed)
 }

@@ -4,7 +4,7 @@ use grayxdp_common::weight::Weight;
 
 use super::*;
 use crate::decide::{
-    controller::Analysis,
+    controller::{Analysis, OnDeadline},
     judge::{Judge, JudgeConfig, Tick, Verdict},
     plan::Order,
     schedule::Schedule,
@@ -126,4 +126,38 @@ fn a_scenario_is_the_same_on_any_number_of_threads_and_its_fault_is_found_when_i
     let found = Summary::of(&all(&scenario(&healthy)), &healthy.fault);
     assert_eq!((found.promoted, found.undecided), (20, 0), "{found:?}");
     assert!(found.mean_path.is_sorted() && found.mean_path.last() == Some(&Weight::FULL), "{found:?}");
+}
+
+#[test]
+fn a_release_that_fails_at_its_deadline_ends_there_as_one_rolled_back() {
+    let schedule = Schedule::Linear {
+        from: Weight::from_hundredths(2000).expect("20 %"),
+        to: Weight::FULL,
+        step: Weight::from_hundredths(500).expect("5 %"),
+        every: Duration::from_secs(300),
+    };
+    // Both versions fail more often than either may: nobody is to blame, and nothing is raised.
+    let judge = JudgeConfig { max_error_rate: Some(0.01), correlated: false, ..JudgeConfig::default() };
+    let analysis = Analysis { enabled: true, judge, ..Policy::bare().analysis };
+    let deadline = Duration::from_secs(60);
+    let policy =
+        Policy { analysis, progress_deadline: Some(deadline), on_deadline: OnDeadline::Fail, ..Policy::bare() };
+    let sharding = Sharding::Hash;
+    let traffic = TrafficModel { base_error: 0.1, latency: None, ..TrafficModel::default() };
+    let scenario = Scenario {
+        runs: 3,
+        duration: Duration::from_secs(900),
+        tick: SECOND,
+        seed: 7,
+        traffic: &traffic,
+        plan: Plan { schedule: &schedule, order: Order::Together, shards: Shards::new(&sharding, 1) },
+        policy: &policy,
+    };
+    let runs = all(&scenario);
+    for run in &runs {
+        assert_eq!(run.outcome, Outcome::RolledBack, "{run:?}");
+        assert!((deadline..deadline * 2).contains(&run.at), "{:?}", run.at);
+    }
+    let found = Summary::of(&runs, &traffic.fault);
+    assert_eq!((found.rolled_back, found.undecided), (3, 0), "{found:?}");
 }

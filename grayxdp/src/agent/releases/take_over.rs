@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     agent::{AgentError, analysis::Analysis, kernel::Kernel},
-    config::ServiceConfig,
+    config::{OnRollback, ServiceConfig},
     decide::{
         controller::{self, Event, Left, Release, Rule, Same, State},
         settings::Settings,
@@ -95,6 +95,8 @@ impl<K: Kernel> Releases<K> {
         if done != *self.release(index) {
             self.take(index, done);
             self.save(index);
+            // Nor has it severed anything: that is done at the first turn.
+            self.standings[index].severs_again = self.services[index].on_rollback == OnRollback::Sever;
         }
         // Pins and pools the kernel has from the start; see `applied`.
         if self.settings(index).drains() || !self.standings[index].down.is_empty() {

@@ -634,3 +634,67 @@ proptest! {
         }
     }
 }
+
+/// What is logged meanwhile.
+fn logged(deed: impl FnOnce()) -> String {
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(log.reopen().map(std::sync::Mutex::new).expect("the file"));
+    tracing::subscriber::with_default(subscriber.finish(), deed);
+    std::fs::read_to_string(log.path()).expect("readable")
+}
+
+#[test]
+fn of_a_change_that_comes_through_in_part_that_part_is_logged() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    releases.command("web", Event::SetWeight(percent(10)), PERSON).expect("set");
+    releases.set_shard_weight("web", "3", percent(20), PERSON).expect("set");
+    releases.kernel.fails_to_raise = true;
+    let log = logged(|| {
+        let error = releases.command("web", Event::SetWeight(percent(15)), PERSON).expect_err("refused");
+        assert!(matches!(error, CommandError::NotRaised { .. }), "{error}");
+    });
+    let found = all(10).with(3, 16, percent(15));
+    assert_eq!((&releases.kernel.weights[WEB], &releases.release(WEB).weights), (&found, &found));
+    assert!(log.contains("weight_changed") && log.contains(&format!("to={found}")), "{log}");
+    let log = logged(|| drop(releases.command("web", Event::SetWeight(percent(40)), PERSON)));
+    assert!(!log.contains("weight_changed"), "nothing has happened: {log}");
+}
+
+#[test]
+fn a_rollback_that_the_kernel_refuses_is_logged_when_it_is_wanted_and_when_it_is_done() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut releases = new_agent(directory.path());
+    releases.command("web", Event::SetWeight(percent(50)), PERSON).expect("set");
+    releases.kernel.fails_to_lower = true;
+    let log = logged(|| drop(releases.command("web", Event::Rollback, PERSON)));
+    assert!(log.contains("to=\"rolling-back\""), "{log}");
+    releases.kernel.fails_to_lower = false;
+    let log = logged(|| releases.advance(SECOND * 2));
+    assert!(log.contains("to=\"rolled-back\""), "{log}");
+}
+
+#[test]
+fn a_rollback_that_the_former_agent_had_begun_severs_too() {
+    for (on_rollback, expected) in [(OnRollback::Sever, vec![WEB]), (OnRollback::Keep, vec![])] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut releases = new_agent(directory.path());
+        releases.command("web", Event::SetWeight(percent(50)), PERSON).expect("set");
+        releases.kernel.fails_to_lower = true;
+        releases.command("web", Event::Rollback, PERSON).expect_err("refused");
+        let pinned: Vec<_> = releases.kernel.weights.iter().cloned().map(Some).collect();
+        drop(releases);
+        let mut config = config(directory.path());
+        config.services[WEB].on_rollback = on_rollback;
+        let store = Store::open(&config.agent.state).expect("a store");
+        let mut releases = Releases::new(config.services, FakeKernel::with_pinned(&pinned), store);
+        releases.take_over().expect("taken over");
+        assert_eq!((releases.release(WEB).state, releases.kernel.weights[WEB].mean()), (State::RolledBack, percent(0)));
+        for _ in 0..30 {
+            releases.advance(SECOND / 10);
+        }
+        assert_eq!(releases.kernel.severed, expected);
+    }
+}

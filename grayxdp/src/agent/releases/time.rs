@@ -6,7 +6,7 @@ use super::{Cause, CommandError, Releases};
 use crate::{
     agent::{analysis::Reading, kernel::Kernel},
     decide::{
-        controller::{self, Event, Release, Rule, State},
+        controller::{self, Event, Release, Rule},
         evidence::Evidence,
         signals::ServiceSignals,
     },
@@ -145,10 +145,7 @@ impl<K: Kernel> Releases<K> {
         }
         // What brings v2 away from users waits for nothing.
         self.standings[index].retry_in = Duration::ZERO;
-        let rolls_back = next.state == State::RolledBack;
-        let done = self.decide(index, next, evidence.as_ref());
-        let severed = if rolls_back && done.is_ok() { self.sever(index) } else { Ok(()) };
-        if let Err(error) = done.and(severed) {
+        if let Err(error) = self.decide(index, next, evidence.as_ref()) {
             self.complain(index, &error);
         }
     }
@@ -176,7 +173,7 @@ impl<K: Kernel> Releases<K> {
         } else if standing.severs_again {
             standing.severs_again = false;
             // Whatever has been started since is not to be severed.
-            if standing.release.state == State::RolledBack
+            if standing.release.state.is_off()
                 && let Err(error) = self.sever_once(index)
             {
                 self.complain(index, &error);

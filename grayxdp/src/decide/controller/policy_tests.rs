@@ -454,6 +454,23 @@ fn what_is_waited_for_is_said_with_the_time_that_it_takes() {
 }
 
 #[test]
+fn a_promotion_is_open_for_its_whole_window_whoever_may_find_harm() {
+    let schedule = linear(100);
+    for enabled in [true, false] {
+        let mut policy = Policy { rollback_window: seconds(100), ..Policy::bare() };
+        policy.analysis.enabled = enabled;
+        let terms = Terms { plan: plan(&schedule, Order::Together), policy: &policy };
+        let promoted = step(terms, &Release::idle(), Event::Promote).expect("promoted");
+        let at = |passed: u64| step(terms, &promoted, elapsed(passed)).expect("time passes");
+        let left = wait(terms, &at(40)).and_then(|wait| wait.time);
+        assert_eq!((left, is_open(&policy, &at(40))), (Some(seconds(60)), true), "{enabled}");
+        let blown = step(terms, &at(99), Event::FuseBlown(evidence())).expect("observed");
+        assert_eq!((blown.state, wait(terms, &at(99)).is_some()), (RolledBack, true), "{enabled}");
+        assert_eq!((wait(terms, &at(100)), is_open(&policy, &at(100))), (None, false), "{enabled}");
+    }
+}
+
+#[test]
 fn every_rule_has_a_name_that_leads_back_and_progress_survives_the_store() {
     for rule in Rule::ALL {
         assert_eq!(Rule::from_name(rule.name()), Some(rule));

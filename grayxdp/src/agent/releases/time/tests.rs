@@ -11,7 +11,7 @@ use crate::{
     },
     config::{OnRollback, ServiceConfig},
     decide::{
-        controller::{Decision, OnFailure},
+        controller::{Decision, OnDeadline, OnFailure, State},
         evidence::Judgement,
         signals::{Counts, GroupCounts, Signals},
         weights::Weights,
@@ -380,4 +380,72 @@ fn looking_costs() {
         "a look at {SERVICES} services of {BACKENDS} backends: median {:?}, {bytes} bytes stored for each",
         took[took.len() / 2]
     );
+}
+
+#[test]
+fn a_release_that_fails_at_its_deadline_is_severed_as_one_rolled_back() {
+    for (on_rollback, expected) in [(OnRollback::Sever, vec![WEB, WEB]), (OnRollback::Keep, vec![])] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut releases = started(directory.path());
+        let web = &mut releases.services[WEB];
+        web.on_rollback = on_rollback;
+        (web.policy.progress_deadline, web.policy.on_deadline) = (Some(SECOND * 5), OnDeadline::Fail);
+        run(&mut releases, 15, EQUAL);
+        releases.kernel.signals = None;
+        run(&mut releases, 15, EQUAL);
+        assert_eq!((releases.release(WEB).state, &releases.kernel.weights[WEB]), (State::Failed, &Weights::ZERO));
+        assert_eq!(releases.kernel.severed, expected, "at once, and once more");
+    }
+}
+
+/// Frozen, for harm was found; and rolled back by the fuse.
+fn with_harm(directory: &Path, on_failure: OnFailure) -> Releases<FakeKernel> {
+    let mut releases = started(directory);
+    releases.services[WEB].policy.analysis.on_failure = on_failure;
+    run(&mut releases, 25, EQUAL);
+    let state = if on_failure == OnFailure::Freeze { State::Frozen } else { State::RolledBack };
+    run_until(&mut releases, state, 15, BROKEN);
+    run(&mut releases, 6, BROKEN);
+    releases.kernel.blown = vec![(WEB, FuseTally { flows: [900, 100], failures: [9, 50] })];
+    releases
+}
+
+fn stored_analysis(directory: &Path) -> Option<String> {
+    Store::open(&directory.join("state.db")).expect("a store").analysis("web").expect("readable")
+}
+
+#[test]
+fn a_release_that_could_not_begin_anew_keeps_the_evidence_of_harm_and_its_blown_fuse() {
+    // `start` of one that was rolled back, a higher weight for one that is frozen: by the disk, then by the kernel.
+    let to_fifty = Event::SetWeight(grayxdp_common::weight::Weight::from_hundredths(5000).expect("50 %"));
+    for (on_failure, command) in [(OnFailure::Rollback, Event::Start), (OnFailure::Freeze, to_fifty.clone())] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut releases = with_harm(directory.path(), on_failure);
+        let (before, blown) = (releases.release(WEB).clone(), releases.kernel.blown.clone());
+        let stored = stored_analysis(directory.path());
+        assert!(stored.as_ref().is_some_and(|text| !text.is_empty()));
+        let harmful = |releases: &Releases<FakeKernel>| matches!(releases.judgement(WEB), Some(Judgement::Harmful(_)));
+        assert!(harmful(&releases));
+
+        break_store(directory.path());
+        let error = releases.command("web", command.clone(), PERSON).expect_err("not stored");
+        assert!(matches!(error, CommandError::NotStored { .. }), "{error}");
+        assert!(harmful(&releases), "{command:?}");
+        assert_eq!((&releases.kernel.blown, releases.release(WEB)), (&blown, &before), "{command:?}");
+        mend_store(directory.path());
+
+        if on_failure == OnFailure::Freeze {
+            releases.kernel.fails_to_raise = true;
+            let error = releases.command("web", command.clone(), PERSON).expect_err("not raised");
+            assert!(matches!(error, CommandError::NotRaised { .. }), "{error}");
+            assert!(harmful(&releases));
+            assert_eq!(releases.kernel.blown, blown);
+            assert!(stored_analysis(directory.path()).is_some_and(|text| !text.is_empty()), "the next agent has it");
+            releases.kernel.fails_to_raise = false;
+        }
+
+        releases.command("web", command.clone(), PERSON).expect("accepted");
+        assert_eq!(stored_analysis(directory.path()).as_deref().unwrap_or_default(), "", "forgotten with the change");
+        assert!(!harmful(&releases) && releases.kernel.blown.is_empty());
+    }
 }
