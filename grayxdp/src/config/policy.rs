@@ -145,11 +145,14 @@ fn analysis(section: &Section<'_>, default: &Analysis) -> Option<Analysis> {
     let on_failure = section.or("on_failure", default.on_failure, |value| value::choice(value, &choices));
     let freeze_after = section.or("freeze_after", default.freeze_after, |value| some(value::period(value)));
     let accelerate = section.or("accelerate", default.accelerate, value::speed);
-    let (margin, tolerate) = (margin?, tolerate?.into_inner());
-    if *margin.get_ref() <= tolerate {
+    let (margin, tolerate, tolerate_latency) =
+        (margin?.into_inner(), tolerate?.into_inner(), tolerate_latency?.into_inner());
+    let (key, most) =
+        if tolerate_latency > tolerate { ("tolerate_latency", tolerate_latency) } else { ("tolerate", tolerate) };
+    if margin <= most {
         section.note(
-            format!("`margin` ({}) of {} is not above `tolerate` ({tolerate})", margin.get_ref(), section.what()),
-            "nothing could be proven in between: write a larger `margin`, or a smaller `tolerate`",
+            format!("`margin` ({margin}) of {} is not above `{key}` ({most})", section.what()),
+            format!("nothing could be proven in between: write a larger `margin`, or a smaller `{key}`"),
         );
         return None;
     }
@@ -158,9 +161,9 @@ fn analysis(section: &Section<'_>, default: &Analysis) -> Option<Analysis> {
         judge: JudgeConfig {
             false_alarm: false_alarm?.into_inner(),
             tolerate,
-            tolerate_latency: tolerate_latency?.into_inner(),
+            tolerate_latency,
             negligible_latency: negligible_latency?.into_inner(),
-            margin: margin.into_inner(),
+            margin,
             negligible: negligible?.into_inner(),
             max_error_rate: max_error_rate?.into_inner(),
             max_p99: max_p99?.into_inner(),
@@ -367,6 +370,13 @@ accelerate = 2.5
             16,
             &["`margin` (1.5)", "not above `tolerate` (2)", "a larger `margin`"],
         ),
+        (
+            LINEAR,
+            "analysis = { tolerate = 1.2, tolerate_latency = 3 }",
+            16,
+            &["`margin` (1.5)", "not above `tolerate_latency` (3)", "a smaller `tolerate_latency`"],
+        ),
+        (LINEAR, "analysis = { tolerate = 3, tolerate_latency = 2 }", 16, &["not above `tolerate` (3)"]),
         (LINEAR, "analysis = { negligible_latency = \"2s\" }", 16, &["a duration of at most 1s", "found `\"2s\"`"]),
         (LINEAR, "analysis = { on_failure = \"abort\" }", 16, &["one of `rollback`, `freeze`"]),
         (LINEAR, "analysis = { accelerate = 0.5 }", 16, &["a factor from 1 to 100"]),

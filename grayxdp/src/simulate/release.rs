@@ -63,7 +63,15 @@ pub fn run(scenario: &Scenario<'_>, number: u32) -> Run {
         now += passed;
         let share = f64::from(weight.hundredths()) / f64::from(Weight::FULL.hundredths());
         let (v1, v2) = stream.next(passed, share);
-        judge.absorb(&Tick { elapsed: passed, weight: (weight, weight), v1, v2, unweighted: (0, 0), backends: &[] });
+        judge.absorb(&Tick {
+            elapsed: passed,
+            weight: (weight, weight),
+            shards: (weight, weight),
+            v1,
+            v2,
+            unweighted: (0, 0),
+            backends: &[],
+        });
         // The figures are for people; they are worked out where the verdict is another.
         let now_says = judge.verdict();
         if now_says != says {

@@ -33,6 +33,7 @@ pub(crate) fn tick_ms() -> Result<f64> {
             let tick = Tick {
                 elapsed: Duration::from_secs(1),
                 weight: (weight, weight),
+                shards: (weight, weight),
                 v1: &v1,
                 v2: &v2,
                 unweighted: (0, 0),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Cause, CommandError, Releases};
+use super::{Cause, CommandError, Releases, Standing};
 use crate::{
     agent::{analysis::Reading, kernel::Kernel},
     decide::{
@@ -90,7 +90,11 @@ impl<K: Kernel> Releases<K> {
         self.looks.next_in = LOOK_EVERY;
         self.looks.count = self.looks.count.wrapping_add(1);
         let is_judged = |index: &usize| controller::is_judged(&self.services[*index].policy, self.release(*index));
-        let judged: Vec<usize> = (0..self.services.len()).filter(is_judged).collect();
+        let (judged, others): (Vec<usize>, Vec<usize>) = (0..self.services.len()).partition(is_judged);
+        for index in others {
+            let Standing { analysis, release, .. } = &mut self.standings[index];
+            analysis.pass(&release.weights, elapsed);
+        }
         if judged.is_empty() {
             return;
         }

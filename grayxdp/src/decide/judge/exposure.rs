@@ -4,9 +4,14 @@
 //! An error of this tick belongs to a connection of one of the last ticks, nobody knows which. So v2's share is taken of
 //! all connections of that time. Where the weight was the same throughout, that is all. Where it moved, the share of each
 //! moment is the measured one times that moment's weight over the mean weight; the lowest and the highest of them are the
-//! range that is handed on, and the tests keep what they promise for every share in it. A connection that fails later still
-//! than [`super::JudgeConfig::lag`] says can at worst be held against a weight that has risen since: that speaks for v2 a
-//! little, never against it, since high weights are remembered for much longer.
+//! range that is handed on, and the tests keep what they promise for every share in it.
+//!
+//! A connection that fails later than [`super::JudgeConfig::lag`] says may be held against another weight than its own. Where
+//! the weight has risen since, that speaks for v2. Where it has fallen, it would speak against v2; so a high weight stays in
+//! the range for [`PEAK_SECONDS`], from one release to the next, too. What fails later still after the weight fell is held
+//! against the lower one: resets of long connections, and deaths of idle ones, which come an hour after their last packet by
+//! default. There, an equal v2 may be blamed. A longer memory would take that away, and leave a release that goes on at a
+//! lower weight without a test of errors for as long.
 
 use std::collections::VecDeque;
 
@@ -52,7 +57,7 @@ pub(super) struct Exposed {
 }
 
 impl Exposure {
-    /// Until now nothing went to v2.
+    /// As if nothing had gone to v2 until now.
     pub(super) fn new(lag_seconds: f64) -> Self {
         let nothing = Slot { seconds: lag_seconds, n1: 0.0, n2: 0.0, low: 0.0, high: 0.0 };
         Self { lag_seconds, slots: VecDeque::from([nothing]), peaks: VecDeque::new() }

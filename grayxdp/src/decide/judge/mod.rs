@@ -55,6 +55,9 @@ pub struct Tick<'a> {
     pub elapsed: Duration,
     /// The lowest and the highest of v2's weights that were in force meanwhile; of differing shards, their means.
     pub weight: (Weight, Weight),
+    /// The lowest and the highest weight that any shard had meanwhile; as `weight` where shards do not differ. They need not
+    /// have equal traffic, so v2's share may be anything in between.
+    pub shards: (Weight, Weight),
     /// What v1's signals have grown by.
     pub v1: &'a Signals,
     /// What v2's signals have grown by.
@@ -103,6 +106,18 @@ impl Judge {
         }
     }
 
+    /// Forgets all evidence: another release begins. But what the last one's weights were is not forgotten, since its
+    /// connections may still fail.
+    pub fn begin_anew(&mut self) {
+        let exposure = self.exposure.clone();
+        *self = Self { exposure, ..Self::new(self.config) };
+    }
+
+    /// Takes note of a time of which nothing is judged, in which v2's weights were from the lowest to the highest of these.
+    pub fn pass(&mut self, elapsed: Duration, weight: (Weight, Weight)) {
+        self.exposure.absorb(elapsed.as_secs_f64(), 0.0, 0.0, shares(weight));
+    }
+
     /// What it judges by.
     pub const fn config(&self) -> &JudgeConfig {
         &self.config
@@ -116,9 +131,10 @@ impl Judge {
 
     /// Takes in what came since the last look.
     pub fn absorb(&mut self, tick: &Tick<'_>) {
-        let Tick { elapsed, weight, v1, v2, unweighted, backends } = *tick;
-        let share = |weight: Weight| f64::from(weight.hundredths()) / f64::from(Weight::FULL.hundredths());
-        let weight = (share(weight.0.min(weight.1)), share(weight.1.max(weight.0)));
+        let Tick { elapsed, weight, shards, v1, v2, unweighted, backends } = *tick;
+        let weight = shares(weight);
+        let of_shards = shares(shards);
+        let of_shards = (of_shards.0.min(weight.0), of_shards.1.max(weight.1));
         let (n1, n2) = (v1.counts.flows, v2.counts.flows);
         let exposed = self.exposure.absorb(elapsed.as_secs_f64(), n1 as f64, n2 as f64, weight);
         self.rates = exposed.rates;
@@ -142,7 +158,7 @@ impl Judge {
         }
         let of_flows = if self.config.correlated { self.groups.of_flows() } else { 1.0 };
         let placed = (n1.saturating_sub(unweighted.0), n2.saturating_sub(unweighted.1));
-        self.share.absorb(placed.0, placed.1, weight, of_flows, cap);
+        self.share.absorb(placed.0, placed.1, of_shards, of_flows, cap);
         let log_limit = self.log_limit();
         let errors = |signals: &Signals| Kind::Errors.counts(&signals.counts);
         let answers = |signals: &Signals| Kind::Answers.counts(&signals.counts);
@@ -158,6 +174,12 @@ impl Judge {
     fn log_limit(&self) -> f64 {
         (1.0 / self.config.false_alarm).ln()
     }
+}
+
+/// As parts of one, the lower one first.
+fn shares((one, other): (Weight, Weight)) -> (f64, f64) {
+    let share = |weight: Weight| f64::from(weight.hundredths()) / f64::from(Weight::FULL.hundredths());
+    (share(one.min(other)), share(one.max(other)))
 }
 
 /// Evidence about what may pass is kept so far beyond what is enough: the more, the longer it takes to pass.

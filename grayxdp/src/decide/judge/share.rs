@@ -28,6 +28,7 @@ pub(super) struct ShareTest {
     less: Mixture,
     n1: u64,
     n2: u64,
+    /// The nearest to `n2` that the weights allow.
     expected2: f64,
 }
 
@@ -43,7 +44,8 @@ impl ShareTest {
         }
     }
 
-    /// Takes a tick's connections in, but for those that no weight placed. Beyond the cap no evidence is kept, so that the
+    /// Takes a tick's connections in, but for those that no weight placed. The weights were from the lowest to the highest,
+    /// by the moment or by the shard; any share in between is as it should be. Beyond the cap no evidence is kept, so that the
     /// alarm ends when its cause does.
     pub(super) fn absorb(&mut self, n1: u64, n2: u64, (low, high): (f64, f64), dispersion: f64, cap: f64) {
         self.n1 = self.n1.saturating_add(n1);
@@ -53,7 +55,7 @@ impl ShareTest {
         if n <= 0.0 {
             return;
         }
-        self.expected2 += n * f64::midpoint(low, high);
+        self.expected2 += n2.max(n * low).min(n * high);
         let tolerated = self.tolerated;
         let log_factor = |mine: f64, all: f64, weight: f64, index: usize| {
             let beyond = tolerated * BEYOND[index];
@@ -71,7 +73,7 @@ impl ShareTest {
         log_sum(self.more.log_value(), self.less.log_value()) - std::f64::consts::LN_2
     }
 
-    /// Connections of v1, of v2, and how many of v2 the weights let expect.
+    /// Connections of v1, of v2, and how many of v2 the weights let expect: where they allow several numbers, the nearest.
     pub(super) const fn counted(&self) -> (u64, u64, f64) {
         (self.n1, self.n2, self.expected2)
     }

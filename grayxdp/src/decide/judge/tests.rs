@@ -29,7 +29,7 @@ fn refused(flows: u64, refused: u64) -> Signals {
 
 fn tick<'a>(weight: u16, v1: &'a Signals, v2: &'a Signals) -> Tick<'a> {
     let weight = (percent(weight), percent(weight));
-    Tick { elapsed: SECOND, weight, v1, v2, unweighted: (0, 0), backends: &[] }
+    Tick { elapsed: SECOND, weight, shards: weight, v1, v2, unweighted: (0, 0), backends: &[] }
 }
 
 /// What is said after so many ticks that are all alike, and in which one something else was said for the first time.
