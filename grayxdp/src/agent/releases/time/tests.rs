@@ -445,7 +445,8 @@ fn a_release_that_could_not_begin_anew_keeps_the_evidence_of_harm_and_its_blown_
         }
 
         releases.command("web", command.clone(), PERSON).expect("accepted");
-        assert_eq!(stored_analysis(directory.path()).as_deref().unwrap_or_default(), "", "forgotten with the change");
+        let stored = stored_analysis(directory.path()).unwrap_or_default();
+        assert!(stored.contains("\"seen\":null") && stored.contains("\"harm\":null"), "forgotten with the change");
         assert!(!harmful(&releases) && releases.kernel.blown.is_empty());
     }
 }
