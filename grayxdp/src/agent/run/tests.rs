@@ -479,7 +479,7 @@ async fn a_socket_belongs_to_one_agent() {
     let listen_again = || match socket::listen(&path, Some("root")) {
         Ok(second) => Some(second),
         Err(SocketError::AgentRunning { .. }) => {
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
             None
         }
         Err(error) => panic!("{error}"),
