@@ -12,7 +12,7 @@ use grayxdp_tests::{
 };
 
 /// Two servers on one busy machine differ in times of some microseconds, which is not what is tested here.
-const WHATEVER_THE_TIMES: &str = "analysis = { tolerate_latency = 100 }";
+const WHATEVER_THE_TIMES: &str = "analysis = { negligible_latency = \"20ms\" }";
 /// Far above what it takes to see that nobody is there any more.
 const FOUND_MAX: Duration = Duration::from_secs(15);
 
