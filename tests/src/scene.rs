@@ -12,9 +12,9 @@ use crate::{
     config::{AgentConfig, ServiceConfig},
     load::LoadPlan,
     process::wait_until,
-    server::{HTTP_PORT, HttpServer},
+    server::HttpServer,
     sweep,
-    topology::{self, Family, HOST_DEVICE, Topology, Version},
+    topology::{Family, Topology, Version},
     traffic::{addresses, ask_all, ask_once},
 };
 
@@ -73,23 +73,14 @@ impl Scene {
         self.topology.client.block_on(addresses(service.endpoint(), &sources, "/backend"))
     }
 
-    /// Gives a version's host more addresses, from the one after [`Family::backend`] on; returns all `count` of them.
+    /// See [`Topology::more_backends`].
     pub fn more_backends(&self, family: Family, version: Version, count: u16) -> Result<Vec<SocketAddr>> {
-        let first = family.backend_endpoint(version, HTTP_PORT);
-        let nth = |nth: u16| match first.ip() {
-            IpAddr::V4(address) => IpAddr::V4((u32::from(address) + u32::from(nth)).into()),
-            IpAddr::V6(address) => IpAddr::V6((u128::from(address) + u128::from(nth)).into()),
-        };
-        let all: Vec<SocketAddr> = (0..count).map(|each| SocketAddr::new(nth(each), HTTP_PORT)).collect();
-        for address in all.iter().skip(1) {
-            self.add_address(version, address.ip())?;
-        }
-        Ok(all)
+        self.topology.more_backends(family, version, count)
     }
 
     /// Gives a version's host another address of its network.
     pub fn add_address(&self, version: Version, address: IpAddr) -> Result<()> {
-        topology::address(self.topology.backend(version), HOST_DEVICE, &[&topology::in_its_network(address)])
+        self.topology.add_address(version, address)
     }
 
     /// An error if client or servers have got a packet with a wrong checksum.

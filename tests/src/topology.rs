@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{netns::Netns, process::run};
+use crate::{netns::Netns, process::run, server::HTTP_PORT};
 
 /// One of the two versions of a service.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -140,6 +140,25 @@ impl Topology {
             Version::V1 => &self.v1,
             Version::V2 => &self.v2,
         }
+    }
+
+    /// Gives a version's host more addresses, from the one after [`Family::backend`] on; returns all `count` backends.
+    pub fn more_backends(&self, family: Family, version: Version, count: u16) -> Result<Vec<SocketAddr>> {
+        let first = family.backend_endpoint(version, HTTP_PORT);
+        let nth = |nth: u16| match first.ip() {
+            IpAddr::V4(address) => IpAddr::V4((u32::from(address) + u32::from(nth)).into()),
+            IpAddr::V6(address) => IpAddr::V6((u128::from(address) + u128::from(nth)).into()),
+        };
+        let all: Vec<SocketAddr> = (0..count).map(|each| SocketAddr::new(nth(each), HTTP_PORT)).collect();
+        for address in all.iter().skip(1) {
+            self.add_address(version, address.ip())?;
+        }
+        Ok(all)
+    }
+
+    /// Gives a version's host another address of its network.
+    pub fn add_address(&self, version: Version, added: IpAddr) -> Result<()> {
+        address(self.backend(version), HOST_DEVICE, &[&in_its_network(added)])
     }
 
     fn connect_client(&self) -> Result<()> {

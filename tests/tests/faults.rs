@@ -18,9 +18,8 @@ use grayxdp_tests::{
     faulty::{Fault, FaultyServer},
     load::{Load, LoadPlan},
     netns::Netns,
-    server::HTTP_PORT,
     sweep,
-    topology::{self, Family, HOST_DEVICE, Topology, Version},
+    topology::{Family, Topology, Version},
     traffic::Connection,
 };
 use serde_json::Value;
@@ -38,19 +37,10 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(count: u8) -> Result<Self> {
+    fn new(count: u16) -> Result<Self> {
         sweep::sweep()?;
         let topology = Topology::new(&sweep::unique_name())?;
-        let of = |version: Version| -> Result<Vec<SocketAddr>> {
-            let IpAddr::V4(first) = Family::V4.backend(version) else { anyhow::bail!("IPv4 was asked for") };
-            let addresses = (0..count).map(|nth| IpAddr::V4((u32::from(first) + u32::from(nth)).into()));
-            let addresses: Vec<IpAddr> = addresses.collect();
-            for address in addresses.iter().skip(1) {
-                let host = topology.backend(version);
-                topology::address(host, HOST_DEVICE, &[&topology::in_its_network(*address)])?;
-            }
-            Ok(addresses.into_iter().map(|address| SocketAddr::new(address, HTTP_PORT)).collect())
-        };
+        let of = |version| topology.more_backends(Family::V4, version, count);
         let backends = [of(Version::V1)?, of(Version::V2)?];
         Ok(Self { topology, backends })
     }

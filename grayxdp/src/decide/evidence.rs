@@ -140,12 +140,12 @@ pub struct NotYet {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    #[test]
-    fn evidence_reads_as_a_sentence() {
-        let evidence = Evidence {
+    /// Of errors that prove nothing.
+    pub(crate) fn sample() -> Evidence {
+        Evidence {
             signal: "errors".to_owned(),
             rule: "e-process".to_owned(),
             n1: 31_000,
@@ -157,7 +157,12 @@ mod tests {
             value: 0.2,
             limit: 100.0,
             backend: None,
-        };
+        }
+    }
+
+    #[test]
+    fn evidence_reads_as_a_sentence() {
+        let evidence = sample();
         let said = "errors v2/v1 0.9 [0.6, 1.3] over 41,200 connections (v2 92 of 10,200, v1 310 of 31,000)";
         assert_eq!(evidence.to_string(), said);
         let one_backend = Evidence { backend: Some(([10, 0, 0, 7], 80).into()), ..evidence };

@@ -5,7 +5,7 @@ use std::fs;
 use grayxdp_common::weight::Weight;
 
 use super::*;
-use crate::decide::{controller::Progress, evidence::Evidence};
+use crate::decide::{controller::Progress, evidence::tests::sample};
 
 fn weight(hundredths: u16) -> Weight {
     Weight::from_hundredths(hundredths).expect("in range")
@@ -37,27 +37,11 @@ fn entry(service: &str, hundredths: u16, event: Option<&str>) -> Entry {
             to: weight(hundredths),
             state: State::Progressing,
             rule: Rule::Schedule,
-            evidence: Some(evidence()),
+            evidence: Some(sample()),
             reason: "follows the schedule".to_owned(),
             actor: "schedule".to_owned(),
         }),
         analysis: None,
-    }
-}
-
-fn evidence() -> Evidence {
-    Evidence {
-        signal: "errors".to_owned(),
-        rule: "e-process".to_owned(),
-        n1: 31_000,
-        n2: 10_200,
-        e1: 310,
-        e2: 92,
-        ratio: Some(0.9),
-        interval: Some((0.6, 1.3)),
-        value: 0.2,
-        limit: 100.0,
-        backend: None,
     }
 }
 

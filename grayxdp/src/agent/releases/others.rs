@@ -42,7 +42,7 @@ impl Opinions {
 
     /// What was said of a former try counts no more.
     pub(super) fn begin_anew(&mut self) {
-        self.watches.iter_mut().for_each(|watch| *watch = Watch::default());
+        self.go_on();
         self.permits.forget();
         self.waiting = None;
     }

@@ -43,6 +43,7 @@ impl Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::evidence::tests::sample;
 
     fn weight(percent: u16) -> Weight {
         Weight::from_hundredths(percent * 100).expect("in range")
@@ -50,26 +51,13 @@ mod tests {
 
     #[test]
     fn a_decision_reads_as_a_sentence() {
-        let evidence = Evidence {
-            signal: "errors".to_owned(),
-            rule: "e-process".to_owned(),
-            n1: 31_000,
-            n2: 10_200,
-            e1: 310,
-            e2: 92,
-            ratio: Some(0.9),
-            interval: Some((0.6, 1.3)),
-            value: 0.2,
-            limit: 100.0,
-            backend: None,
-        };
         let raise = Decision {
             event: "weight_changed".to_owned(),
             from: weight(25),
             to: weight(35),
             state: State::Progressing,
             rule: Rule::Schedule,
-            evidence: Some(evidence),
+            evidence: Some(sample()),
             reason: "follows the schedule (linear)".to_owned(),
             actor: "schedule".to_owned(),
         };

@@ -1,7 +1,7 @@
 //! A release whose v2 goes bad half-way: what the closed loop does about it, and how fast.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -15,9 +15,8 @@ use grayxdp_tests::{
     faulty::{Fault, FaultyServer},
     load::{Load, LoadPlan},
     process::wait_until,
-    server::HTTP_PORT,
     sweep,
-    topology::{self, Family, HOST_DEVICE, Topology, Version},
+    topology::{Topology, Version},
     traffic::ask_once,
 };
 use serde_json::{Value, json};
@@ -41,7 +40,7 @@ const QUIET: Duration = Duration::from_secs(2);
 /// The weight at which v2 goes bad, in percent.
 const FAULT_AT: f64 = 20.0;
 /// Backends of each version; with one, nobody could stand out.
-const BACKENDS: u8 = 3;
+const BACKENDS: u16 = 3;
 /// How long the loop may take; far more than it should.
 const DETECTION_MAX: Duration = Duration::from_secs(60);
 
@@ -103,7 +102,7 @@ pub(crate) async fn run(args: &Args, kind: FaultKind, screen: &mut Screen) -> Re
     sweep::sweep()?;
     let family = args.family();
     let topology = Topology::new(&sweep::unique_name())?;
-    let [v1, v2] = Version::ALL.map(|version| backends(&topology, family, version));
+    let [v1, v2] = Version::ALL.map(|version| topology.more_backends(family, version, BACKENDS));
     let (v1, v2) = (v1?, v2?);
     let start = |version, addresses: &[SocketAddr]| -> Result<Vec<FaultyServer<'_>>> {
         let host = topology.backend(version);
@@ -199,21 +198,6 @@ impl<'s, 'h> Course<'s, 'h> {
         }
         Ok(())
     }
-}
-
-/// Gives a version's host its addresses.
-fn backends(topology: &Topology, family: Family, version: Version) -> Result<Vec<SocketAddr>> {
-    let first = family.backend(version);
-    let nth = |nth: u8| match first {
-        IpAddr::V4(address) => IpAddr::V4((u32::from(address) + u32::from(nth)).into()),
-        IpAddr::V6(address) => IpAddr::V6((u128::from(address) + u128::from(nth)).into()),
-    };
-    let addresses: Vec<IpAddr> = (0..BACKENDS).map(nth).collect();
-    for address in addresses.iter().skip(1) {
-        let host = topology.backend(version);
-        topology::address(host, HOST_DEVICE, &[&topology::in_its_network(*address)])?;
-    }
-    Ok(addresses.into_iter().map(|address| SocketAddr::new(address, HTTP_PORT)).collect())
 }
 
 fn plan(args: &Args, service: &ServiceConfig) -> LoadPlan {
