@@ -187,7 +187,9 @@ fn request<const IS_V4: bool>(
         Some(found) => known(&place, found, head, service)?,
         None => {
             // Its memory, should it be far, comes while the backend is chosen.
-            place.fetch_times();
+            if service.flags & SERVICE_SIGNALS != 0 {
+                place.fetch_times();
+            }
             begin(head, service)?
         }
     };
