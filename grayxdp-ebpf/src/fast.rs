@@ -1,6 +1,6 @@
 //! The short way of most packets: no tag, option, extension header or fragment, of a flow that is known and goes on as it
-//! did, or of one that begins at a service without networks, to a next hop that is known, in mode `nat` or `dsr`; and of
-//! what concerns nobody.
+//! did, or of one that begins at a service without networks, to a next hop that is known, in mode `nat`, `dsr` or `ipip`;
+//! and of what concerns nobody.
 //!
 //! It decides as the pipeline does (`lib.rs`) or leaves the packet, untouched, to it: every check comes before the first
 //! change. What it spares is a parsed packet in memory, entries that are looked up again by each stage, and calls between
@@ -11,8 +11,8 @@ use grayxdp_common::{
     csum::ChecksumDelta,
     ids::{BackendId, Be16, ServiceId},
     layout::{
-        Address, BackendEntry, Control, Endpoint, FLOW_SEVER, MODE_DSR, MODE_NAT, NO_SERVICE, SERVICE_SIGNALS,
-        ServiceEntry,
+        Address, BackendEntry, Control, Endpoint, FLOW_SEVER, MODE_FULL_NAT, MODE_IPIP, MODE_NAT, NO_SERVICE,
+        SERVICE_SIGNALS, ServiceEntry,
     },
     verdict::Verdict,
 };
@@ -20,6 +20,7 @@ use grayxdp_common::{
 use crate::{
     choose, clock,
     count::{self, Meeting, Passage},
+    encapsulate,
     flow::{self, Found, Place, Side},
     heard::{self, Heard},
     maps,
@@ -172,8 +173,7 @@ fn request<const IS_V4: bool>(
     id: ServiceId,
     service: &'static ServiceEntry,
 ) -> Option<u64> {
-    let is_nat = service.mode == MODE_NAT;
-    if (!is_nat && service.mode != MODE_DSR)
+    if service.mode == MODE_FULL_NAT
         || head.hop_limit <= 1
         || parse::are_impossible(head.tcp_flags)
         || request::is_martian(&head.source.address)
@@ -193,9 +193,14 @@ fn request<const IS_V4: bool>(
             begin(head, service)?
         }
     };
-    let way = route::known(context, control, &backend.next_hop, head.ip_len, place.now)?;
+    let is_wrapped = service.mode == MODE_IPIP;
+    let overhead = if is_wrapped { encapsulate::overhead(&backend.endpoint.address) } else { 0 };
+    let way = route::known(context, control, &backend.next_hop, head.ip_len.saturating_add(overhead), place.now)?;
     if !way.is_own() {
         return None;
+    }
+    if is_wrapped {
+        encapsulate::plan(service, &backend.endpoint.address, encapsulate::entropy(&head.source), &way)?;
     }
     match &met {
         Some(found) => {
@@ -214,9 +219,10 @@ fn request<const IS_V4: bool>(
         }
     }
     count::request(backend_id, head.ip_len, passage);
-    let new = is_nat.then_some(&backend.endpoint);
+    let new = (service.mode == MODE_NAT).then_some(&backend.endpoint);
     rewrite::<IS_V4>(context, head, End::Destination, new, &way)?;
-    Some(way.outcome().for_service(id).for_backend(backend_id).raw())
+    let outcome = if is_wrapped { way.outcome().wrapped() } else { way.outcome() };
+    Some(outcome.for_service(id).for_backend(backend_id).raw())
 }
 
 /// The backend of a flow that goes on as it did. A SYN may begin it anew.
