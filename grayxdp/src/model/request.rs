@@ -78,7 +78,7 @@ fn begin(
     let begins = segment.begins();
     let (_, client, port) = key;
     let new = Newcomer { client, port, dscp: ip.traffic_class >> 2, begins };
-    let drawn = |backends| drawn(model, arrival.seen, backends);
+    let drawn = |backends| drawn(model, arrival, ip, backends);
     let choice = model.world.choose(key.0, new, drawn).ok_or(Verdict::DroppedNoBackend)?;
     let mode = model.world.service_of(key.0).map(|(_, service)| service.setup.mode.clone());
     let is_full_nat = matches!(mode, Some(ForwardMode::FullNat { .. }));
@@ -94,11 +94,20 @@ fn begin(
     Ok((choice.backend, Passage { is_known: false, begins, is_pinned, is_fallback }))
 }
 
-/// The version that the program drew, by the backend that it sent the packet to.
-fn drawn(model: &Model, seen: &[u8], [_, v2]: [Option<usize>; 2]) -> Version {
-    let Reading::Flow(_, segment) = wire::read(seen) else { return Version::V1 };
-    let backend = v2.and_then(|v2| model.world.backends.get(v2));
-    if backend.is_some_and(|backend| backend.endpoint == segment.destination) { Version::V2 } else { Version::V1 }
+/// The version that the program drew, by the backend that it sent the packet to, or by the MTU that it told of.
+fn drawn(model: &Model, arrival: Arrival<'_>, ip: &Ip, [_, v2]: [Option<usize>; 2]) -> Version {
+    let Some(backend) = v2.and_then(|v2| model.world.backends.get(v2)) else { return Version::V1 };
+    let is_v2 = match wire::read(arrival.seen) {
+        Reading::Flow(_, segment) => backend.endpoint == segment.destination,
+        Reading::Message(message) => {
+            let way = model.way(Towards::Backend(backend.endpoint.address), ip.len(), arrival);
+            // The low half of the word that holds it, in both families.
+            let told = wire::u16_at(arrival.seen, message.payload + 6);
+            way.is_ok_and(|way| way.verdict == Verdict::HandedTooBig && Some(way.mtu) == told)
+        }
+        _ => false,
+    };
+    if is_v2 { Version::V2 } else { Version::V1 }
 }
 
 /// The network of outer sources in front of a backend; `None` unless the mode is `ipip`.

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use grayxdp::kernel::{Setup, Shards};
+use grayxdp::kernel::Setup;
 use grayxdp_common::{ids::Version, weight::Weight};
 
 use super::{
@@ -74,10 +74,6 @@ impl Step {
                 let mut shape = shape.clone();
                 (shape.source, shape.destination, shape.protocol) = (seen.destination, seen.source, seen.protocol);
                 shape.for_family();
-                if is_vip(shape.destination.0) {
-                    // As in `request`.
-                    shape.payload.truncate(1_000);
-                }
                 shape.bytes()
             }
             What::Error { of, from, kind, len, shape } => {
@@ -100,13 +96,6 @@ impl Step {
         // The kernel runs no shorter ones.
         bytes.resize(bytes.len().clamp(14, 1_900), 0);
         Some(bytes)
-    }
-}
-
-fn is_vip(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.octets().starts_with(&[203, 0, 113]),
-        IpAddr::V6(v6) => v6.segments().starts_with(&[0x2001, 0xdb8, 0]),
     }
 }
 
@@ -250,10 +239,6 @@ fn request(dice: &mut Dice, setup: &Setup) -> Shape {
     };
     if dice.one_in(60) {
         shape.protocol = dice.pick(&[TCP, UDP, 47, 132, 59, 1, 58]);
-    }
-    if service.shards == Shards::Random {
-        // The version of a packet that is answered as too big is drawn where nobody sees it.
-        shape.payload.truncate(1_000);
     }
     let port = service.canary_port.filter(|_| dice.one_in(3)).unwrap_or(service.port);
     let port = if dice.one_in(60) { 9 } else { port };
