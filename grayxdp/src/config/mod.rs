@@ -261,6 +261,11 @@ impl ModeKind {
         matches!(self, Self::Nat | Self::FullNat)
     }
 
+    /// Whether replies pass through this host.
+    pub const fn sees_replies(self) -> bool {
+        matches!(self, Self::Nat | Self::FullNat)
+    }
+
     /// Whether a backend of one family can serve a VIP of another: only in a tunnel, and only IPv4 in IPv6.
     pub const fn carries(self, vip: IpAddr, backend: IpAddr) -> bool {
         vip.is_ipv4() == backend.is_ipv4() || (matches!(self, Self::Ipip) && vip.is_ipv4())

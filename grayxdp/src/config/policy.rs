@@ -6,7 +6,7 @@ use grayxdp_common::weight::Weight;
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    External, Key, Observe,
+    External, Key, ModeKind, Observe,
     section::{Item, Section},
     value::{self, Wrong},
 };
@@ -46,11 +46,11 @@ impl Default for RawPolicy {
 }
 
 impl RawPolicy {
-    /// Of a service that places clients so, and looks for this in responses.
-    pub(super) fn of_service(self, key: Key, observe: Observe, external: &External) -> Policy {
+    /// Of a service that places clients so, and looks for this in responses, which pass here or do not.
+    pub(super) fn of_service(self, key: Key, mode: ModeKind, observe: Observe, external: &External) -> Policy {
         let Policy { analysis, .. } = self.0;
         let (correlated, peeks) = (key == Key::SourceIp, observe != Observe::None);
-        let judge = JudgeConfig { correlated, peeks, ..analysis.judge };
+        let judge = JudgeConfig { correlated, peeks, one_sided: !mode.sees_replies(), ..analysis.judge };
         Policy { analysis: Analysis { judge, ..analysis }, asks_first: external.asks(), ..self.0 }
     }
 }

@@ -32,23 +32,13 @@ use super::{
     mapped::Mapped,
     maps::mapped,
 };
-use crate::decide::signals::{Counts, GroupCounts, Histogram, Signals};
+use crate::decide::signals::{Counts, GroupCounts, Histogram, ServiceSignals, Sight, Signals};
 
 /// Half-open flows older than this have not been answered in time: 4 s, in units of [`begin_time`]. A SYN is repeated after
 /// one second, and after two more.
 const OVERDUE: u32 = 15_259;
 /// Larger ages are those of flows that begin now.
 const AGE_MAX: u32 = 1 << 23;
-
-/// What was counted of a service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServiceSignals {
-    /// Whether replies do not pass here: then only what [`is_seen_one_sided`] names is counted, and nothing is timed but how
-    /// long flows last. What is zero elsewhere is not known.
-    pub one_sided: bool,
-    /// Of v1 and of v2, with the groups of their clients; of backends that left, too.
-    pub versions: [Signals; 2],
-}
 
 /// What was counted of a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,19 +60,6 @@ pub struct SignalReadings {
     pub services: Vec<ServiceSignals>,
     /// The backends of the config.
     pub backends: Vec<BackendSignals>,
-}
-
-/// Whether a signal can be counted where only clients' packets pass.
-pub const fn is_seen_one_sided(signal: Signal) -> bool {
-    matches!(
-        signal,
-        Signal::Flows
-            | Signal::Established
-            | Signal::Unanswered
-            | Signal::ClientResets
-            | Signal::Closes
-            | Signal::SynRetransmissions
-    )
 }
 
 /// The maps that signals are in.
@@ -423,10 +400,12 @@ impl DataPlane {
         for (index, (setup, slot)) in self.setup.services.iter().zip(&inventory.services).enumerate() {
             let has_moved = |moved: &HashSet<u16>| moved.iter().any(|number| u32::from(*number) == slot.id.0);
             if moved.as_ref().is_none_or(has_moved) {
-                let versions = Version::ALL.map(|version| cache.version(rows, slot.id, version));
-                let one_sided = !setup.sees_replies();
+                let [v1, v2] = Version::ALL.map(|version| cache.version(rows, slot.id, version));
+                let own =
+                    cache.readings.backends.iter().filter(|one| (one.service, one.version) == (index, Version::V2));
+                let backends = own.map(|one| (one.address, one.signals.counts)).collect();
                 if let Some(service) = cache.readings.services.get_mut(index) {
-                    *service = ServiceSignals { one_sided, versions };
+                    *service = ServiceSignals { service: index, sight: setup.sight(), v1, v2, backends };
                 }
             }
         }
