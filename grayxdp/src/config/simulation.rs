@@ -7,7 +7,7 @@ use grayxdp_common::weight::Weight;
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    ConfigErrors, External, Key, Observe,
+    ConfigErrors, External, Key, ModeKind, Observe,
     problems::Problems,
     release,
     section::{ROOT, Section},

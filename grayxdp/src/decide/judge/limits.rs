@@ -3,7 +3,7 @@
 use grayxdp_common::histogram::{HISTOGRAM_BUCKETS, bucket_of, lower_bound_us};
 use serde::{Deserialize, Serialize};
 
-use super::{JudgeConfig, one_sided::TooHigh};
+use super::{JudgeConfig, comparison::Kind, one_sided::TooHigh};
 use crate::decide::signals::Signals;
 
 /// So many of all responses may be beyond `max_p99`.
