@@ -12,6 +12,8 @@ mod pins;
 mod policy;
 mod problems;
 mod release;
+#[cfg(test)]
+pub(crate) mod sample;
 mod section;
 mod service;
 mod shards;

@@ -248,31 +248,15 @@ fn pause(value: &DeValue<'_>) -> Result<Pause, Wrong> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, ConfigErrors};
+    use crate::config::{Config, ConfigErrors, sample};
 
     const LINEAR: &str = r#"{ kind = "linear", from = 0, to = 50, step = 10, every = "30s" }"#;
 
     fn parse(schedule: &str, lines: &str) -> Result<Policy, ConfigErrors> {
-        let text = format!(
-            r#"
-[agent]
-interfaces = ["lo"]
-[[service]]
-name = "web"
-vip = "203.0.113.10"
-port = 80
-protocol = "tcp"
-hash_seed = "a"
-key = "connection"
-observe = "http1"
-v1 = {{ backends = [{{ address = "10.0.1.10:8080" }}] }}
-v2 = {{ backends = [{{ address = "10.0.2.10:8080" }}] }}
-[service.release]
-schedule = {schedule}
-{lines}
-"#
-        );
-        Config::parse("lb.toml", &text).map(|mut config| config.services.remove(0).policy)
+        // Lines from 16 on.
+        let rest =
+            format!("\nkey = \"connection\"\nobserve = \"http1\"\n[service.release]\nschedule = {schedule}\n{lines}");
+        Config::parse("lb.toml", &sample::text("tcp", &rest)).map(|mut config| config.services.remove(0).policy)
     }
 
     #[test]
