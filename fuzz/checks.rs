@@ -7,7 +7,7 @@ use grayxdp::{
 };
 
 /// A config file, or one of `grayxdp simulate`: it is read, or refused with a reason, and never with a panic.
-pub fn config(text: &str) -> bool {
+pub(crate) fn config(text: &str) -> bool {
     let read = [Config::parse("fuzz.toml", text).err(), Simulation::parse("fuzz.toml", text).err()];
     for error in read.iter().flatten() {
         assert!(!error.to_string().is_empty(), "a refusal says why");
@@ -31,6 +31,6 @@ macro_rules! is_read {
 }
 
 /// A body of the control API: it is read or refused; and what was read reads the same again.
-pub fn api(body: &[u8]) -> bool {
+pub(crate) fn api(body: &[u8]) -> bool {
     is_read!(body, SetWeight, PinBody, BackendBody, AddBackend, Detach, Nothing)
 }
