@@ -45,59 +45,8 @@ fn bounds(context: *mut xdp_md) -> (*mut u8, *mut u8) {
     }
 }
 
-macro_rules! accessors {
-    ($load:ident, $store:ident, $integer:ty, $width:literal) => {
-        /// The integer whose bytes lie at `OFFSET`, in the wire's order.
-        #[inline(always)]
-        pub fn $load<const OFFSET: usize>(self) -> $integer {
-            const { assert!(OFFSET + size_of::<$integer>() <= N, "outside of the frame") };
-            #[cfg(target_arch = "bpf")]
-            {
-                let value: u64;
-                // SAFETY: `of` compared the frame with the packet's end.
-                unsafe {
-                    core::arch::asm!(
-                        concat!("{value} = *(", $width, " *)({start} + {offset})"),
-                        value = lateout(reg) value, start = in(reg) self.start, offset = const OFFSET,
-                        options(readonly, nostack, preserves_flags)
-                    );
-                }
-                #[expect(clippy::cast_possible_truncation, reason = "the load fills no more than these bits")]
-                {
-                    value as $integer
-                }
-            }
-            #[cfg(not(target_arch = "bpf"))]
-            // SAFETY: as above. Only there so that the crate is checked on the build host.
-            unsafe {
-                self.start.add(OFFSET).cast::<$integer>().read_unaligned()
-            }
-        }
-
-        /// Writes the integer's bytes at `OFFSET`, in the wire's order.
-        #[inline(always)]
-        pub fn $store<const OFFSET: usize>(self, value: $integer) {
-            const { assert!(OFFSET + size_of::<$integer>() <= N, "outside of the frame") };
-            #[cfg(target_arch = "bpf")]
-            // SAFETY: `of` compared the frame with the packet's end.
-            unsafe {
-                core::arch::asm!(
-                    concat!("*(", $width, " *)({start} + {offset}) = {value}"),
-                    value = in(reg) u64::from(value), start = in(reg) self.start, offset = const OFFSET,
-                    options(nostack, preserves_flags)
-                );
-            }
-            #[cfg(not(target_arch = "bpf"))]
-            // SAFETY: as above. Only there so that the crate is checked on the build host.
-            unsafe {
-                self.start.add(OFFSET).cast::<$integer>().write_unaligned(value);
-            }
-        }
-    };
-}
-
 impl<const N: usize> Frame<N> {
-    accessors!(u8, set_u8, u8, "u8");
-    accessors!(u16, set_u16, u16, "u16");
-    accessors!(u32, set_u32, u32, "u32");
+    accessors!(pub, u8, set_u8, u8, "u8");
+    accessors!(pub, u16, set_u16, u16, "u16");
+    accessors!(pub, u32, set_u32, u32, "u32");
 }

@@ -4,6 +4,9 @@
 #![cfg_attr(target_arch = "bpf", no_std, feature(asm_experimental_arch))]
 
 pub mod course;
+#[macro_use]
+#[path = "../../grayxdp-ebpf/src/accessors.rs"]
+mod accessors;
 pub mod frame;
 pub mod harness;
 pub mod lru;

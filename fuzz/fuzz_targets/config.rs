@@ -1,12 +1,13 @@
-//! Whatever a config file holds, it is read or refused with a reason, never with a panic.
+//! Config files.
 
 #![no_main]
 
-use grayxdp::config::Config;
+#[path = "../checks.rs"]
+#[allow(dead_code, reason = "of all checks, this is one")]
+mod checks;
+
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
-    if let Err(errors) = Config::parse("fuzz.toml", text) {
-        assert!(!errors.to_string().is_empty(), "a refusal says why");
-    }
+    checks::config(text);
 });

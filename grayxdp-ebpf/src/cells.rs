@@ -1,10 +1,13 @@
-//! Values of maps that several CPUs write at once: flow entries and what goes with them, source slots, fuses. Single loads,
-//! stores and compare-exchanges of aligned words and of parts of them; what they mean is for `flow.rs`, `signals.rs`,
-//! `source.rs` and `fuse.rs`.
+//! Values of maps that several CPUs write at once: flow entries and what goes with them, source slots, fuses, what
+//! is traced. Single loads, stores and compare-exchanges of aligned words and of parts of them; what they mean is for
+//! `flow.rs`, `signals.rs`, `source.rs`, `fuse.rs` and `trace.rs`.
 
 use grayxdp_common::{
     ids::Be16,
-    layout::{Expected, FlowBucket, FlowEntry, FlowOwner, FlowSeen, FlowTimes, FuseCell, FuseTally, SourceSlot},
+    layout::{
+        Control, Expected, FlowBucket, FlowEntry, FlowOwner, FlowSeen, FlowTimes, FuseCell, FuseTally, SourceSlot,
+        Tracing,
+    },
     limits::FLOW_ENTRIES_PER_BUCKET,
 };
 
@@ -214,5 +217,31 @@ impl FuseWord {
             unsafe { (&raw mut (*self.0).tally).write_volatile(tally) };
         }
         was == 0
+    }
+}
+
+/// What is traced.
+#[derive(Clone, Copy)]
+pub(crate) struct TracingCell(*mut u64);
+
+impl TracingCell {
+    /// Of a value that a map's lookup gave.
+    #[inline(always)]
+    pub(crate) fn new(control: *mut Control) -> Self {
+        // SAFETY: a field of a map's value; the address only.
+        Self(unsafe { &raw mut (*control).trace }.cast())
+    }
+
+    #[inline(always)]
+    pub(crate) fn read(self) -> Tracing {
+        // SAFETY: an aligned word of a map's value; volatile, since the agent stores to it at any moment.
+        Tracing::from_word(unsafe { self.0.read_volatile() })
+    }
+
+    /// Ends it, unless the agent has said something else meanwhile.
+    #[inline(always)]
+    pub(crate) fn end(self, found: Tracing) {
+        // SAFETY: an aligned word of a map's value.
+        unsafe { helpers::compare_exchange(self.0, found.to_word(), Tracing::OFF.to_word()) };
     }
 }

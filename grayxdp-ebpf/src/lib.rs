@@ -5,6 +5,8 @@
 //! functions of its own, so that it costs the others no registers.
 #![cfg_attr(target_arch = "bpf", no_std, feature(asm_experimental_arch))]
 
+#[macro_use]
+mod accessors;
 mod cells;
 mod chain;
 mod choose;

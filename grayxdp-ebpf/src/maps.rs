@@ -25,7 +25,7 @@ use grayxdp_common::{
 };
 
 use crate::{
-    cells::{BucketCell, ExpectedCell, FuseWord, SourceCell, TimesCell},
+    cells::{BucketCell, ExpectedCell, FuseWord, SourceCell, TimesCell, TracingCell},
     helpers,
     scratch::Scratch,
 };
@@ -36,7 +36,7 @@ const MAPPED: usize = BPF_F_MMAPABLE as usize;
 #[btf_map]
 pub(crate) static META: Array<Meta, 1> = Array::new();
 
-/// Written by the agent.
+/// Written by the agent; a trace that is over is ended by `trace.rs`.
 #[btf_map]
 static CONTROL: Array<Control, 1, MAPPED> = Array::new();
 
@@ -150,6 +150,11 @@ pub(crate) fn scratch() -> Option<*mut Scratch> {
 #[inline(always)]
 pub(crate) fn control() -> Option<&'static Control> {
     CONTROL.get(0)
+}
+
+#[inline(always)]
+pub(crate) fn tracing() -> Option<TracingCell> {
+    CONTROL.get_ptr_mut(0).map(TracingCell::new)
 }
 
 #[inline(always)]

@@ -279,6 +279,10 @@ pub(crate) fn spoken(
         if packet.tcp_flags & TCP_RST != 0 {
             if state == FlowState::Established {
                 subject.signals.count(Signal::ClientResets);
+                if before.kind & FLOW_ONE_SIDED != 0 {
+                    // There, it is half of what there is to judge by.
+                    subject.group_error();
+                }
                 subject.ended();
             }
             return None;

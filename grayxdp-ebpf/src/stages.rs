@@ -285,8 +285,8 @@ pub(crate) extern "C" fn grayxdp_too_big(context: *mut xdp_md, mtu: u32) -> u64 
 /// Takes a sample's first bytes. Returns nothing of meaning.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub(crate) extern "C" fn grayxdp_take_head(context: *mut xdp_md, one_in: u32) -> u64 {
-    u64::from(trace::take_head(&XdpContext::new(context), one_in).is_some())
+pub(crate) extern "C" fn grayxdp_take_head(context: *mut xdp_md) -> u64 {
+    u64::from(trace::take_head(&XdpContext::new(context)).is_some())
 }
 
 /// Tells the agent of a sample. Returns nothing of meaning.

@@ -21,7 +21,7 @@ use prometheus_client::{
 
 use crate::{
     agent::shapes::{AgentStatus, BackendStatus, Counters, ServiceStatus},
-    decide::controller::State,
+    decide::{controller::State, signals::Sight},
     kernel::{FuseState, SignalReadings},
 };
 
@@ -207,26 +207,34 @@ impl Snapshot {
         help: &'static str,
         value: fn(&Counters) -> [u64; 2],
     ) -> fmt::Result {
-        let samples = self.backends().flat_map(|(labels, backend)| {
-            let [service, version, address] = labels;
-            ["in", "out"].into_iter().zip(value(&backend.counters)).map(move |(direction, count)| {
-                ([service.clone(), version.clone(), address.clone(), ("direction", direction.to_owned())], count)
+        // Replies that do not pass here are no zero.
+        let passing = |index: usize| {
+            let sight = self.signals.services.get(index).map_or(Sight::Both, |signals| signals.sight);
+            if sight.sees_replies() { &["in", "out"][..] } else { &["in"] }
+        };
+        let samples = self.status.services.iter().enumerate().flat_map(|(index, service)| {
+            Self::backends_of(service).flat_map(move |([service, version, address], backend)| {
+                passing(index).iter().zip(value(&backend.counters)).map(move |(&direction, count)| {
+                    ([service.clone(), version.clone(), address.clone(), ("direction", direction.to_owned())], count)
+                })
             })
         });
         counters(encoder, name, help, samples)
     }
 
     fn backends(&self) -> impl Iterator<Item = ([(&'static str, String); 3], &BackendStatus)> {
-        self.status.services.iter().flat_map(|service| {
-            service.versions.iter().flat_map(move |(version, status)| {
-                status.backends.iter().map(move |backend| {
-                    let labels = [
-                        ("service", service.name.clone()),
-                        ("version", version.to_owned()),
-                        ("backend", backend.address.to_string()),
-                    ];
-                    (labels, backend)
-                })
+        self.status.services.iter().flat_map(Self::backends_of)
+    }
+
+    fn backends_of(service: &ServiceStatus) -> impl Iterator<Item = ([(&'static str, String); 3], &BackendStatus)> {
+        service.versions.iter().flat_map(move |(version, status)| {
+            status.backends.iter().map(move |backend| {
+                let labels = [
+                    ("service", service.name.clone()),
+                    ("version", version.to_owned()),
+                    ("backend", backend.address.to_string()),
+                ];
+                (labels, backend)
             })
         })
     }

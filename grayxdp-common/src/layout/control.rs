@@ -16,10 +16,8 @@ pub struct Control {
     pub routes: u32,
     /// How long flows may be idle.
     pub idle_ticks: IdleTicks,
-    /// One packet in so many is traced; zero: none.
-    pub trace_one_in: u32,
-    /// [`TRACE_ALL`], or the one [`crate::ids::ServiceId`] that is traced.
-    pub trace_service: u32,
+    /// What is traced. Changed by the packet program, too, which ends what is over.
+    pub trace: Tracing,
     /// `full-nat`: the lowest source port.
     pub source_port_first: u16,
     /// `full-nat`: how many source ports an address has.
@@ -36,8 +34,63 @@ pub struct Control {
     pub signal_stripes: u32,
 }
 
-/// [`Control::trace_service`]: packets of all services, and of none.
-pub const TRACE_ALL: u32 = u32::MAX;
+/// What is traced, and until when: one word, so that all of it changes at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C, align(8))]
+pub struct Tracing {
+    /// One packet in so many; zero: none.
+    pub one_in: u32,
+    /// [`TRACE_ALL`], or the number of the one service that is traced.
+    pub service: u16,
+    /// The flow tick (which wraps) from which on it is over. The agent moves it on while somebody reads, so that nothing is
+    /// traced for long when the agent is gone.
+    pub until: u16,
+}
+
+/// [`Tracing::service`]: packets of all services, and of none.
+pub const TRACE_ALL: u16 = u16::MAX;
+
+impl Tracing {
+    /// Nothing is traced.
+    pub const OFF: Self = Self { one_in: 0, service: TRACE_ALL, until: 0 };
+
+    /// From the whole word.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "shifted to the bits that are wanted")]
+    pub const fn from_word(word: u64) -> Self {
+        Self { one_in: word as u32, service: (word >> 32) as u16, until: (word >> 48) as u16 }
+    }
+
+    /// The whole word.
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        self.one_in as u64 | (self.service as u64) << 32 | (self.until as u64) << 48
+    }
+
+    /// Whether its time is over. The first packet after that ends it for good: nine hours later, the tick has wrapped.
+    #[inline(always)]
+    pub const fn is_over(self, now_tick: u16) -> bool {
+        now_tick.wrapping_sub(self.until) < 1 << 15
+    }
+}
+
+const _: () = assert!(size_of::<Tracing>() == 8 && core::mem::offset_of!(Control, trace) % 8 == 0);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_over_when_its_tick_has_come_also_across_the_wrap() {
+        for (until, now, expected) in
+            [(10, 9, false), (10, 10, true), (10, 500, true), (3, 65_530, false), (65_530, 3, true)]
+        {
+            let tracing = Tracing { one_in: 7, service: 3, until };
+            assert_eq!(tracing.is_over(now), expected, "{until} {now}");
+            assert_eq!(Tracing::from_word(tracing.to_word()), tracing);
+        }
+    }
+}
 
 /// The one value of the pinned map that says what the pins are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -340,13 +340,14 @@ impl FlowSeen {
     }
 
     /// Whether the client has spoken, nobody has answered, and that has not been counted as an error yet. A connection that
-    /// was met in its middle, or is severed, is none of these.
+    /// was met in its middle, or is severed, is none of these; nor is a conversation whose answers do not pass here.
     #[inline(always)]
     pub const fn is_unanswered(&self) -> bool {
         matches!(self.state(), FlowState::HalfOpen)
             && self.client & (SEEN_SEGMENT | SEEN_RST) == 0
             && self.backend & SEEN_FAULT == 0
             && self.kind & FLOW_SEVER == 0
+            && self.kind & (FLOW_UDP | FLOW_ONE_SIDED) != FLOW_UDP | FLOW_ONE_SIDED
     }
 
     /// Ticks since a packet was seen. A late store of an earlier tick is no age of 19 hours.
@@ -470,6 +471,23 @@ mod tests {
             (SEEN_PACKET, SEEN_PACKET, FLOW_UDP, FlowState::Udp),
         ] {
             assert_eq!(seen(client, backend, kind).state(), expected, "{client:#x} {backend:#x} {kind}");
+        }
+    }
+
+    #[test]
+    fn only_who_could_be_seen_to_be_answered_is_unanswered() {
+        for (client, backend, kind, expected) in [
+            (SEEN_PACKET, 0, 0, true),
+            (SEEN_PACKET, 0, FLOW_UDP, true),
+            (SEEN_PACKET, 0, FLOW_ONE_SIDED, true),
+            (SEEN_PACKET | SEEN_SEGMENT, 0, FLOW_ONE_SIDED, false),
+            (SEEN_PACKET, 0, FLOW_UDP | FLOW_ONE_SIDED, false),
+            (SEEN_PACKET, SEEN_FAULT, 0, false),
+            (SEEN_PACKET, 0, FLOW_SEVER, false),
+            (SEEN_PACKET | SEEN_RST, 0, 0, false),
+            (SEEN_PACKET, SEEN_PACKET, FLOW_UDP, false),
+        ] {
+            assert_eq!(seen(client, backend, kind).is_unanswered(), expected, "{client:#x} {backend:#x} {kind}");
         }
     }
 

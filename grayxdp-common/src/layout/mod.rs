@@ -14,7 +14,7 @@ mod trace;
 pub use self::{
     address::{Address, Endpoint},
     backend::{BACKEND_DOWN, BACKEND_RETIRED, BackendEntry, NextHop, Route},
-    control::{Control, Meta, TRACE_ALL},
+    control::{Control, Meta, TRACE_ALL, Tracing},
     counters::BackendCounters,
     flow::{
         FLOW_ONE_SIDED, FLOW_SEVER, FLOW_TICK_SHIFT, FLOW_UDP, FlowBucket, FlowEntry, FlowHash, FlowOwner, FlowSeen,

@@ -110,6 +110,7 @@ impl<K: Kernel> Agent<K> {
             }
             News::Health(event) => self.releases.health_changed(&event),
             News::External(heard) => self.releases.hear(heard),
+            News::FuseBlown => self.releases.hear_fuses(),
         }
         self.lend();
     }
@@ -226,12 +227,40 @@ impl<K: Kernel> Agent<K> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        os::{
+            fd::{AsFd, BorrowedFd},
+            unix::net::UnixStream,
+        },
+    };
+
+    use grayxdp_common::layout::FuseTally;
+
     use super::*;
     use crate::{
-        agent::fake_kernel::{FakeKernel, config},
-        decide::controller::Event,
+        agent::{
+            fake_kernel::{FakeKernel, config},
+            watches::{Alarms, Watches},
+        },
+        decide::controller::{Event, State},
         store::Store,
     };
+
+    /// Alarms that a test sends: a byte each.
+    struct Bytes(UnixStream);
+
+    impl AsFd for Bytes {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+
+    impl Alarms for Bytes {
+        fn take(&mut self) -> bool {
+            self.0.read(&mut [0]).is_ok_and(|count| count == 1)
+        }
+    }
 
     fn agent(directory: &std::path::Path, now: Instant) -> Agent<FakeKernel> {
         let config = config(directory);
@@ -267,5 +296,36 @@ mod tests {
         let frozen = agent.command(&command(Event::Freeze), start + Duration::from_millis(140)).expect("frozen");
         assert_eq!(frozen.schedule.elapsed_s, 0.05);
         assert_eq!((frozen.schedule.next_weight, frozen.schedule.next_in_s), (None, None));
+    }
+
+    #[tokio::test]
+    async fn a_blown_fuse_rolls_back_when_the_kernel_says_so_and_not_at_the_next_turn() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let start = Instant::now();
+        let mut agent = agent(directory.path(), start);
+        let (mut kernel, alarms) = UnixStream::pair().expect("a pair");
+        alarms.set_nonblocking(true).expect("a socket");
+        let mut watches = Watches::default();
+        watches.listen(Bytes(alarms));
+        let is_silent = async |watches: &mut Watches| {
+            tokio::time::timeout(Duration::from_millis(20), watches.next()).await.is_err()
+        };
+        // Again after the first: what was taken must not hide what comes later.
+        for nth in 1..=2 {
+            agent.command(&command(Event::Start), start).expect("started");
+            assert!(is_silent(&mut watches).await, "nothing has blown");
+            let tally = FuseTally { flows: [900, 100], failures: [9, 50] };
+            agent.releases.kernel_mut().blown = vec![(0, tally)];
+            // Two services at once: one piece of news will do.
+            kernel.write_all(&[0; 2]).expect("written");
+            let news = tokio::time::timeout(Duration::from_secs(10), watches.next()).await.expect("news");
+            assert!(matches!(news, News::FuseBlown), "{news:?}");
+            agent.hear(news);
+            let state = agent.releases.release(0).state;
+            assert_eq!(state, State::RolledBack, "try {nth}");
+            assert!(is_silent(&mut watches).await, "all alarms were taken");
+        }
+        let told = agent.history(&HistoryQuery::default()).expect("a history").decisions;
+        assert_eq!(told.iter().filter(|decision| decision.rule == "fuse").count(), 2, "recorded");
     }
 }

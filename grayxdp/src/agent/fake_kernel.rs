@@ -105,6 +105,8 @@ pub(super) struct FakeKernel {
     pub(super) written: Vec<(usize, Weights)>,
     /// What is traced: one packet in so many, of which service.
     pub(super) trace: (u32, Option<usize>),
+    /// How often it was said what is traced.
+    pub(super) trace_orders: usize,
     /// Traced packets that nobody has taken yet.
     pub(super) events: Rc<RefCell<VecDeque<TraceEvent>>>,
 }
@@ -133,6 +135,7 @@ impl FakeKernel {
             blown: Vec::new(),
             written: Vec::new(),
             trace: (0, None),
+            trace_orders: 0,
             events: Rc::default(),
         }
     }
@@ -177,6 +180,7 @@ impl Insight for FakeKernel {
 
     fn set_trace(&mut self, one_in: u32, service: Option<usize>) -> Result<(), KernelError> {
         self.trace = (one_in, service);
+        self.trace_orders += 1;
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::{
     ops::Range,
     pin::Pin,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -35,6 +35,9 @@ use crate::{
     kernel::{self, DataPlane, Flow, KernelError, TraceEvents, Traced},
 };
 
+/// A trace ends so long after the agent, if that is killed. Longer than anything that may hold the loop up.
+const TRACE_LEASE: Duration = Duration::from_secs(10);
+
 /// What is asked of the data plane here: a part of the seam for tests.
 pub(super) trait Insight {
     /// See [`DataPlane::explain`].
@@ -45,7 +48,7 @@ pub(super) trait Insight {
     fn each_flow(&self, buckets: Range<u32>, take: &mut dyn FnMut(&Flow));
     /// See [`DataPlane::verdict_counts`].
     fn verdicts(&self) -> Result<Vec<(Verdict, u64)>, KernelError>;
-    /// See [`DataPlane::set_trace`].
+    /// See [`DataPlane::set_trace`]; for [`TRACE_LEASE`].
     fn set_trace(&mut self, one_in: u32, service: Option<usize>) -> Result<(), KernelError>;
     /// Where traced packets come out; once.
     fn trace_source(&mut self) -> Option<Box<dyn TraceSource>>;
@@ -73,7 +76,7 @@ impl Insight for DataPlane {
     }
 
     fn set_trace(&mut self, one_in: u32, service: Option<usize>) -> Result<(), KernelError> {
-        self.set_trace(one_in, service)
+        self.set_trace(one_in, service, TRACE_LEASE)
     }
 
     fn trace_source(&mut self) -> Option<Box<dyn TraceSource>> {

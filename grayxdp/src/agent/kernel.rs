@@ -21,12 +21,12 @@ use crate::{
     decide::{
         pin::Pin,
         settings::{BackendSetting, BackendState},
-        signals::ServiceSignals,
+        signals::{ServiceSignals, Sight},
         weights::Weights,
     },
     kernel::{
-        self, BackendReading, BackendSetup, Blown, DataPlane, FlowReading, FuseState, KernelError, PinRules,
-        SignalReadings, Standing,
+        BackendReading, BackendSetup, Blown, DataPlane, FlowReading, FuseState, KernelError, PinRules, SignalReadings,
+        Standing,
     },
 };
 
@@ -55,7 +55,8 @@ pub(super) trait Kernel: Insight {
     fn lease_hops(&mut self, time: Duration);
     /// See [`DataPlane::found_down`].
     fn found_down(&self, service: usize) -> Vec<SocketAddr>;
-    /// What was counted of each service since its counters were made; a service of which nothing is counted is left out.
+    /// What was counted of each service since its counters were made; a service of which nothing is counted that could be
+    /// judged is left out.
     fn signals(&mut self) -> Result<Vec<ServiceSignals>, KernelError>;
     /// See [`DataPlane::signals`]: all of it, for metrics.
     fn signal_readings(&mut self) -> &SignalReadings;
@@ -130,16 +131,10 @@ impl Kernel for DataPlane {
         self.found_down(service)
     }
 
-    // Where replies do not pass, most of what there is to judge cannot be seen, and no fault at all would look like none.
     fn signals(&mut self) -> Result<Vec<ServiceSignals>, KernelError> {
-        let SignalReadings { services, backends } = DataPlane::signals(self);
-        let counted = services.iter().enumerate().filter(|(_, signals)| !signals.one_sided);
-        let read = |(service, kernel::ServiceSignals { versions: [v1, v2], .. }): (usize, &kernel::ServiceSignals)| {
-            let own = backends.iter().filter(|backend| (backend.service, backend.version) == (service, Version::V2));
-            let backends = own.map(|backend| (backend.address, backend.signals.counts)).collect();
-            ServiceSignals { service, v1: v1.clone(), v2: v2.clone(), backends }
-        };
-        Ok(counted.map(read).collect())
+        let services = DataPlane::signals(self).services.iter();
+        // Of datagrams that only come, nothing tells good from bad.
+        Ok(services.filter(|signals| signals.sight != Sight::ClientDatagrams).cloned().collect())
     }
 
     fn signal_readings(&mut self) -> &SignalReadings {

@@ -78,6 +78,9 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     let (mut agent, interfaces) = start(config)?;
     agent.releases.set_external(external);
     let mut watches = Watches::start(interfaces, agent.subjects(), heard);
+    if let Some(alarms) = agent.releases.kernel_mut().fuse_alarms() {
+        watches.listen(alarms);
+    }
     let (servers, mut requests) = Servers::start(listeners);
     tell_service_manager(NotifyState::Ready);
     tracing::info!(socket = %config.agent.socket.display(), metrics = %config.agent.metrics, "agent_ready");

@@ -72,7 +72,11 @@ pub(super) fn service_status<K: Kernel>(
 
 fn judgement<K: Kernel>(releases: &Releases<K>, index: usize) -> Option<JudgementStatus> {
     let judgement = releases.judgement(index)?;
-    Some(if releases.is_blind(index) { JudgementStatus::blind() } else { judgement.into() })
+    if releases.is_blind(index) {
+        return Some(JudgementStatus::blind());
+    }
+    let unseen = releases.services()[index].policy.analysis.judge.unseen();
+    Some(JudgementStatus::from(judgement).without(&unseen))
 }
 
 fn reason(release: &Release, store_fault: Option<&str>) -> String {

@@ -1,14 +1,23 @@
-//! What runs beside the loop and tells it news: the watch over next hops, and the checks of backends. Decides nothing.
+//! What runs beside the loop and tells it news: the watch over next hops, the checks of backends, those who ask others, and
+//! the kernel, when a fuse blows. Decides nothing.
 
-use std::net::IpAddr;
+use std::{
+    fmt, io,
+    net::IpAddr,
+    os::fd::{AsFd, OwnedFd},
+};
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{mpsc, watch},
+};
 
 use super::{
     external::Heard,
     health::{self, Checker, Event, Target},
     next_hops::{self, Snapshot, Watcher},
 };
+use crate::kernel::FuseAlarms;
 
 /// What the loop hears.
 #[derive(Debug)]
@@ -21,6 +30,59 @@ pub(super) enum News {
     Health(Event),
     /// A query or a webhook was answered.
     External(Heard),
+    /// Fuses have blown; the kernel's tables say which.
+    FuseBlown,
+}
+
+/// Where the kernel says that a fuse has blown. Readable where there is an alarm.
+pub(super) trait Alarms: AsFd {
+    /// Takes an alarm, if there is one.
+    fn take(&mut self) -> bool;
+}
+
+impl Alarms for FuseAlarms {
+    fn take(&mut self) -> bool {
+        self.next_alarm().is_some()
+    }
+}
+
+/// Alarms that are waited for.
+struct Ring {
+    /// Another name for the alarms' descriptor.
+    descriptor: AsyncFd<OwnedFd>,
+    alarms: Box<dyn Alarms>,
+}
+
+impl Ring {
+    fn new(alarms: impl Alarms + 'static) -> io::Result<Self> {
+        let descriptor = alarms.as_fd().try_clone_to_owned()?;
+        // SAFETY: it is open as long as whoever owns it.
+        let descriptor = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
+        Ok(Self { descriptor: descriptor.map_err(io::Error::from)?, alarms: Box::new(alarms) })
+    }
+
+    /// Waits for alarms, and takes all that there are.
+    async fn alarm(&mut self) {
+        loop {
+            // Fails only when the runtime ends, and all with it.
+            let Ok(mut readable) = self.descriptor.readable().await else { return std::future::pending().await };
+            // Before they are taken: what comes meanwhile makes it readable again.
+            readable.clear_ready();
+            let mut count = 0;
+            while self.alarms.take() {
+                count += 1;
+            }
+            if count > 0 {
+                return;
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring").field("descriptor", &self.descriptor).finish_non_exhaustive()
+    }
 }
 
 /// Whom to watch.
@@ -32,13 +94,14 @@ pub(super) struct Subjects {
     pub(super) targets: Vec<Target>,
 }
 
-/// Both, as long as they run.
+/// All of them, as long as they run.
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     subjects: Subjects,
     hops: Option<(Watcher, watch::Receiver<Snapshot>)>,
     checks: Option<(Checker, mpsc::Receiver<Event>)>,
     heard: Option<mpsc::Receiver<Heard>>,
+    alarms: Option<Ring>,
 }
 
 impl Watches {
@@ -58,7 +121,15 @@ impl Watches {
             }
         };
         let checks = Some(health::start(subjects.targets.clone()));
-        Self { subjects, hops, checks, heard: Some(heard) }
+        Self { subjects, hops, checks, heard: Some(heard), alarms: None }
+    }
+
+    /// Listens for blown fuses, too. Where that is not possible, the loop's ticks find them.
+    pub(super) fn listen(&mut self, alarms: impl Alarms + 'static) {
+        match Ring::new(alarms) {
+            Ok(alarms) => self.alarms = Some(alarms),
+            Err(error) => tracing::warn!("fuse_alarms_not_heard {error}; a blown fuse is found at the next tick"),
+        }
     }
 
     /// Watches these from now on.
@@ -100,7 +171,14 @@ impl Watches {
                 None => std::future::pending().await,
             }
         };
+        let fuses = async {
+            match &mut self.alarms {
+                Some(alarms) => alarms.alarm().await,
+                None => std::future::pending().await,
+            }
+        };
         let news = tokio::select! {
+            () = fuses => News::FuseBlown,
             heard = external => News::External(heard),
             snapshot = hops => snapshot.map_or(News::NextHopsLost, News::NextHops),
             event = checks => News::Health(event),

@@ -223,24 +223,10 @@ fn thinned<T: Clone>(rows: &[T], rows_max: usize) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::sample;
 
     fn service(schedule: &str) -> ServiceConfig {
-        let text = format!(
-            r#"
-            agent.interfaces = ["eth0"]
-            [[service]]
-            name = "web"
-            vip = "203.0.113.10"
-            port = 80
-            protocol = "tcp"
-            hash_seed = "x"
-            v1.backends = [{{ address = "10.0.1.10:80" }}]
-            v2.backends = [{{ address = "10.0.2.10:80" }}]
-            release.schedule = {schedule}
-            "#
-        );
-        let config = Config::parse("lb.toml", &text).unwrap_or_else(|errors| panic!("{errors}"));
-        config.services.into_iter().next().expect("one")
+        sample::service(&format!("release.schedule = {schedule}"))
     }
 
     #[test]

@@ -208,16 +208,11 @@ fn expect(value: &DeValue<'_>) -> Result<StatusRange, Wrong> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, ConfigErrors};
+    use crate::config::{Config, ConfigErrors, sample};
 
     /// The rest of the service begins in line 11.
     fn parse_rest(protocol: &str, rest: &str) -> Result<Option<HealthCheck>, ConfigErrors> {
-        let text = format!(
-            "[agent]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"203.0.113.10\"\nport = 80\n\
-             protocol = \"{protocol}\"\nhash_seed = \"x\"\nv1.backends = [{{ address = \"10.0.1.10:80\" }}]\n\
-             v2.backends = [{{ address = \"10.0.2.10:80\" }}]\n{rest}\n"
-        );
-        Config::parse("lb.toml", &text).map(|config| config.services[0].health.clone())
+        Config::parse("lb.toml", &sample::text(protocol, rest)).map(|config| config.services[0].health.clone())
     }
 
     fn parse(protocol: &str, health: &str) -> Result<HealthCheck, ConfigErrors> {

@@ -12,6 +12,8 @@ mod pins;
 mod policy;
 mod problems;
 mod release;
+#[cfg(test)]
+pub(crate) mod sample;
 mod section;
 mod service;
 mod shards;
@@ -258,6 +260,11 @@ impl ModeKind {
 
     /// Whether packets get the backend's port. Where not, a backend listens on the service's.
     pub const fn rewrites_ports(self) -> bool {
+        matches!(self, Self::Nat | Self::FullNat)
+    }
+
+    /// Whether replies pass through this host.
+    pub const fn sees_replies(self) -> bool {
         matches!(self, Self::Nat | Self::FullNat)
     }
 

@@ -6,7 +6,7 @@ use grayxdp_common::weight::Weight;
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    External, Key, Observe,
+    External, Key, ModeKind, Observe,
     section::{Item, Section},
     value::{self, Wrong},
 };
@@ -46,11 +46,11 @@ impl Default for RawPolicy {
 }
 
 impl RawPolicy {
-    /// Of a service that places clients so, and looks for this in responses.
-    pub(super) fn of_service(self, key: Key, observe: Observe, external: &External) -> Policy {
+    /// Of a service that places clients so, and looks for this in responses, which pass here or do not.
+    pub(super) fn of_service(self, key: Key, mode: ModeKind, observe: Observe, external: &External) -> Policy {
         let Policy { analysis, .. } = self.0;
         let (correlated, peeks) = (key == Key::SourceIp, observe != Observe::None);
-        let judge = JudgeConfig { correlated, peeks, ..analysis.judge };
+        let judge = JudgeConfig { correlated, peeks, one_sided: !mode.sees_replies(), ..analysis.judge };
         Policy { analysis: Analysis { judge, ..analysis }, asks_first: external.asks(), ..self.0 }
     }
 }
@@ -248,31 +248,15 @@ fn pause(value: &DeValue<'_>) -> Result<Pause, Wrong> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, ConfigErrors};
+    use crate::config::{Config, ConfigErrors, sample};
 
     const LINEAR: &str = r#"{ kind = "linear", from = 0, to = 50, step = 10, every = "30s" }"#;
 
     fn parse(schedule: &str, lines: &str) -> Result<Policy, ConfigErrors> {
-        let text = format!(
-            r#"
-[agent]
-interfaces = ["lo"]
-[[service]]
-name = "web"
-vip = "203.0.113.10"
-port = 80
-protocol = "tcp"
-hash_seed = "a"
-key = "connection"
-observe = "http1"
-v1 = {{ backends = [{{ address = "10.0.1.10:8080" }}] }}
-v2 = {{ backends = [{{ address = "10.0.2.10:8080" }}] }}
-[service.release]
-schedule = {schedule}
-{lines}
-"#
-        );
-        Config::parse("lb.toml", &text).map(|mut config| config.services.remove(0).policy)
+        // Lines from 16 on.
+        let rest =
+            format!("\nkey = \"connection\"\nobserve = \"http1\"\n[service.release]\nschedule = {schedule}\n{lines}");
+        Config::parse("lb.toml", &sample::text("tcp", &rest)).map(|mut config| config.services.remove(0).policy)
     }
 
     #[test]

@@ -215,14 +215,13 @@ impl RawService {
         let name = self.name?.into_inner();
         let (sharding, shard_count) = self.sharding?;
         let release = self.release?;
-        let (key, observe) = (self.key?.into_inner(), self.observe?);
+        let (key, mode, observe) = (self.key?.into_inner(), self.mode?.mode, self.observe?);
         Some(ServiceConfig {
             hash_key: hash_key(&name, &self.hash_seed?.into_inner()),
             name,
             vip: self.vip?.into_inner(),
             port: self.port?.into_inner(),
             protocol: self.protocol?.into_inner(),
-            mode: self.mode?.mode,
             key,
             sharding,
             shard_count,
@@ -236,7 +235,8 @@ impl RawService {
             schedule: release.schedule,
             order: release.order,
             on_rollback: release.on_rollback,
-            policy: release.policy.of_service(key, observe, &release.external),
+            policy: release.policy.of_service(key, mode.kind(), observe, &release.external),
+            mode,
             external: release.external,
             health: self.health?,
             observe,

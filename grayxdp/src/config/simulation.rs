@@ -7,7 +7,7 @@ use grayxdp_common::weight::Weight;
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    ConfigErrors, External, Key, Observe,
+    ConfigErrors, External, Key, ModeKind, Observe,
     problems::Problems,
     release,
     section::{ROOT, Section},
@@ -221,7 +221,7 @@ fn default_service(name: &str, key: Key) -> SimulatedService {
             every: Duration::from_secs(60),
         },
         order: release.order,
-        policy: release.policy.of_service(key, Observe::None, &External::default()),
+        policy: release.policy.of_service(key, ModeKind::Nat, Observe::None, &External::default()),
     }
 }
 
@@ -246,8 +246,11 @@ fn read_service(section: &Section<'_>) -> Option<SimulatedService> {
         );
         return None;
     }
-    let (schedule, order, policy) =
-        (release.schedule, release.order, release.policy.of_service(key, Observe::None, &External::default()));
+    let (schedule, order, policy) = (
+        release.schedule,
+        release.order,
+        release.policy.of_service(key, ModeKind::Nat, Observe::None, &External::default()),
+    );
     Some(SimulatedService { name, key, sharding, shard_count, schedule, order, policy })
 }
 

@@ -4,7 +4,10 @@
 
 use std::net::SocketAddr;
 
-use grayxdp_common::histogram::{HISTOGRAM_BUCKETS, bucket_of, lower_bound_us};
+use grayxdp_common::{
+    histogram::{HISTOGRAM_BUCKETS, bucket_of, lower_bound_us},
+    layout::Signal,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// Groups of clients, by their hash, for which flows and errors are counted apart: by how unevenly errors fall upon them,
@@ -287,12 +290,51 @@ impl Signals {
     }
 }
 
+/// What of a service's flows passes here, and so can be counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Sight {
+    /// Both directions.
+    #[default]
+    Both,
+    /// TCP segments of clients only. A client that goes on after its SYN was answered; nobody knows by what.
+    ClientSegments,
+    /// Datagrams of clients only: whether they are answered is not known.
+    ClientDatagrams,
+}
+
+impl Sight {
+    /// Whether backends' packets pass.
+    pub const fn sees_replies(self) -> bool {
+        matches!(self, Self::Both)
+    }
+
+    /// Whether a signal can be counted. What cannot is no zero, but not known.
+    pub const fn sees(self, signal: Signal) -> bool {
+        match self {
+            Self::Both => true,
+            Self::ClientSegments => matches!(
+                signal,
+                Signal::Flows
+                    | Signal::Established
+                    | Signal::Unanswered
+                    | Signal::ClientResets
+                    | Signal::Closes
+                    | Signal::SynRetransmissions
+            ),
+            Self::ClientDatagrams => matches!(signal, Signal::Flows),
+        }
+    }
+}
+
 /// What the kernel counted for a service since its counters were made.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ServiceSignals {
     /// Index into the config's services.
     pub service: usize,
-    /// Of all of v1's backends.
+    /// What could be counted at all.
+    #[serde(default)]
+    pub sight: Sight,
+    /// Of all of v1's backends, those that left included; with the groups of their clients.
     pub v1: Signals,
     /// Of all of v2's.
     pub v2: Signals,

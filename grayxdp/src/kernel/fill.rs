@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::IpAddr};
 use grayxdp_common::{
     LAYOUT_VERSION,
     ids::BackendId,
-    layout::{Control, Meta, Owners, TRACE_ALL},
+    layout::{Control, Meta, Owners, Tracing},
     limits::BACKENDS_MAX,
     weight::Weight,
 };
@@ -116,8 +116,7 @@ pub(super) fn fill(
         flow_buckets: meta.flow_buckets,
         routes: 0,
         idle_ticks: setup.idle,
-        trace_one_in: 0,
-        trace_service: TRACE_ALL,
+        trace: Tracing::OFF,
         source_port_first: setup.source_ports.first,
         source_port_count: setup.source_ports.count,
         hops_until: 0,

@@ -1,6 +1,6 @@
 //! Fuses as the agent sees them: whether they have blown, and how they are armed again.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::{
     Ebpf,
@@ -70,7 +70,7 @@ impl Fuses {
 }
 
 /// Fuses that blow. Readable (poll, or tokio's `AsyncFd`) where there is an alarm; read until there is none. What blew while
-/// nobody listened is not told again: ask [`DataPlane::fuse`].
+/// nobody listened, or under another agent's program, is not told: ask [`DataPlane::fuse`].
 pub struct FuseAlarms {
     ring: RingBuf<MapData>,
 }
@@ -91,12 +91,6 @@ impl FuseAlarms {
 impl AsFd for FuseAlarms {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ring.as_fd()
-    }
-}
-
-impl AsRawFd for FuseAlarms {
-    fn as_raw_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
     }
 }
 

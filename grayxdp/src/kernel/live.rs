@@ -8,7 +8,7 @@ use std::{
 
 use grayxdp_common::{
     ids::BackendId,
-    layout::{Address, BackendEntry, IdleTicks, NextHop, Route, TRACE_ALL},
+    layout::{Address, BackendEntry, IdleTicks, NextHop, Route, TRACE_ALL, Tracing},
     limits::ROUTES_MAX,
 };
 
@@ -167,19 +167,22 @@ impl DataPlane {
         self.maps.set_idle(idle);
     }
 
-    /// Traces one packet in so many, of one service or of all; 0: none. See [`Self::trace_events`].
+    /// Traces one packet in so many, of one service or of all, for so long from now on; 0: none. See
+    /// [`Self::trace_events`].
     ///
     /// # Errors
     /// Where there is no such service.
-    pub fn set_trace(&mut self, one_in: u32, service: Option<usize>) -> Result<(), KernelError> {
+    pub fn set_trace(&mut self, one_in: u32, service: Option<usize>, time: Duration) -> Result<(), KernelError> {
         let number = match service {
             None => TRACE_ALL,
             Some(service) => {
                 let slot = self.blueprint.inventory.services.get(service);
-                slot.ok_or_else(|| no_service("trace packets", service))?.id.0
+                let id = slot.ok_or_else(|| no_service("trace packets", service))?.id;
+                u16::try_from(id.0).unwrap_or(TRACE_ALL)
             }
         };
-        self.maps.set_trace(one_in, number);
+        let [low, high, ..] = flows::tick_after(time).to_le_bytes();
+        self.maps.set_trace(Tracing { one_in, service: number, until: u16::from_le_bytes([low, high]) });
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use grayxdp_common::{
     ids::{BackendId, ServiceId},
     layout::{
         Address, BackendCounters, BackendEntry, Control, Endpoint, IdleTicks, MaglevSlots, Meta, NetworkKey, NextHop,
-        OwnerBucket, Owners, PoolTable, Route, ServiceEntry,
+        OwnerBucket, Owners, PoolTable, Route, ServiceEntry, Tracing,
     },
     limits::{OWNER_BUCKETS, ROUTES_MAX},
     verdict::Verdict,
@@ -46,7 +46,7 @@ pub(super) const INVENTORY_MAPS: [&str; 8] =
 const CONTROL_ROUTES: usize = std::mem::offset_of!(Control, routes) / 8;
 const CONTROL_IDLE: usize = std::mem::offset_of!(Control, idle_ticks) / 8;
 const CONTROL_LEASE: usize = std::mem::offset_of!(Control, hops_until) / 8;
-const CONTROL_TRACE: usize = std::mem::offset_of!(Control, trace_one_in) / 8;
+const CONTROL_TRACE: usize = std::mem::offset_of!(Control, trace) / 8;
 const SERVICE_FLAGS: usize = std::mem::offset_of!(ServiceEntry, flags) / 8;
 const SERVICE_DSCP: usize = std::mem::offset_of!(ServiceEntry, dscp_pins) / 8;
 const BACKEND_FLAGS: usize = std::mem::offset_of!(BackendEntry, flags) / 8;
@@ -57,7 +57,6 @@ const _: () = {
     assert!(std::mem::offset_of!(Control, owners) == 0);
     assert!(std::mem::offset_of!(Control, hops_until) % 8 == 4, "it shares a word with the source ports");
     assert!(std::mem::offset_of!(Control, idle_ticks) % 8 == 0 && size_of::<IdleTicks>() == 8);
-    assert!(std::mem::offset_of!(Control, trace_service) / 8 == CONTROL_TRACE);
     assert!(std::mem::offset_of!(Control, hops_until) % 8 == 4);
     assert!(std::mem::offset_of!(ServiceEntry, dscp_pins) % 8 == 0);
     assert!(std::mem::offset_of!(BackendEntry, endpoint) + std::mem::offset_of!(Endpoint, protocol) == 18);
@@ -187,9 +186,8 @@ impl Maps {
     }
 
     /// Changes what is traced.
-    pub(super) fn set_trace(&self, one_in: u32, service: u32) {
-        let control = Control { trace_one_in: one_in, trace_service: service, ..Control::default() };
-        self.control.store_word_of(0, CONTROL_TRACE, &control);
+    pub(super) fn set_trace(&self, tracing: Tracing) {
+        self.control.store_word(0, CONTROL_TRACE, tracing.to_word());
     }
 
     /// Lets next hops and routes in the maps be gone by for as long as the clock counts.

@@ -61,7 +61,7 @@ pub use self::{
         BackendSetup, ForwardMode, Network, PinRules, ServiceSetup, Setup, Shards, SignalSetup, SourcePorts, Standing,
         WhenEmpty, idle_ticks,
     },
-    signals::{BackendSignals, ServiceSignals, SignalReadings, is_seen_one_sided},
+    signals::{BackendSignals, SignalReadings},
 };
 
 /// An interface that the program runs on.

@@ -19,6 +19,7 @@ use crate::{
     decide::{
         pin::{Pin, PinRule},
         shards::Sharding,
+        signals::Sight,
     },
 };
 
@@ -212,6 +213,15 @@ impl ServiceSetup {
     /// Whether replies pass through this host.
     pub(super) const fn sees_replies(&self) -> bool {
         matches!(self.mode, ForwardMode::Nat | ForwardMode::FullNat { .. })
+    }
+
+    /// What of its flows passes through this host.
+    pub(super) const fn sight(&self) -> Sight {
+        match (self.sees_replies(), self.protocol) {
+            (true, _) => Sight::Both,
+            (false, Protocol::Tcp) => Sight::ClientSegments,
+            (false, Protocol::Udp) => Sight::ClientDatagrams,
+        }
     }
 
     /// Source addresses for `full-nat`.

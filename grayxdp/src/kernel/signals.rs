@@ -1,8 +1,8 @@
 //! Signals as the agent reads them: what the CPUs counted, added; what was counted before this program; and what only a
 //! sweep can find.
 //!
-//! Rows are mapped into memory and only ever grow. One stripe of rows for each CPU is written by the packet program; the one
-//! behind them is the agent's own. There lies what a former program counted, so that a new agent's readings go on where the
+//! Rows are mapped into memory. One stripe of rows for each CPU is written by the packet program, and only ever grows; the
+//! one behind them is the agent's own, and makes sums begin anew ([`Rows::retire`]). There lies what a former program counted, so that a new agent's readings go on where the
 //! last one's ended: it is copied before the programs change, and once more when the former one has ended. What was counted
 //! for a backend that serves another version now, or whose number is given to another one, moves to a row of its former
 //! version's, so that a version's sums never fall.
@@ -32,23 +32,13 @@ use super::{
     mapped::Mapped,
     maps::mapped,
 };
-use crate::decide::signals::{Counts, GroupCounts, Histogram, Signals};
+use crate::decide::signals::{Counts, GroupCounts, Histogram, ServiceSignals, Signals};
 
 /// Half-open flows older than this have not been answered in time: 4 s, in units of [`begin_time`]. A SYN is repeated after
 /// one second, and after two more.
 const OVERDUE: u32 = 15_259;
 /// Larger ages are those of flows that begin now.
 const AGE_MAX: u32 = 1 << 23;
-
-/// What was counted of a service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServiceSignals {
-    /// Whether replies do not pass here: then only what [`is_seen_one_sided`] names is counted, and nothing is timed but how
-    /// long flows last. What is zero elsewhere is not known.
-    pub one_sided: bool,
-    /// Of v1 and of v2, with the groups of their clients; of backends that left, too.
-    pub versions: [Signals; 2],
-}
 
 /// What was counted of a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,19 +60,6 @@ pub struct SignalReadings {
     pub services: Vec<ServiceSignals>,
     /// The backends of the config.
     pub backends: Vec<BackendSignals>,
-}
-
-/// Whether a signal can be counted where only clients' packets pass.
-pub const fn is_seen_one_sided(signal: Signal) -> bool {
-    matches!(
-        signal,
-        Signal::Flows
-            | Signal::Established
-            | Signal::Unanswered
-            | Signal::ClientResets
-            | Signal::Closes
-            | Signal::SynRetransmissions
-    )
 }
 
 /// The maps that signals are in.
@@ -223,19 +200,24 @@ impl Rows {
         }
     }
 
-    /// Lets a backend's rows begin anew, and what they held be its former version's past.
+    /// Lets what a backend's rows say begin anew, and what they held be its former version's past.
+    ///
+    /// The packet program goes on counting meanwhile: connections that are open stay with their backend, whatever version it
+    /// serves next. So its rows are never written here. A CPU that has read a count, and not written it back yet, would
+    /// undo that, and all that the row held would be counted for both versions; what it counts between a look and a store
+    /// would be for neither. Instead, each count is read once, and what was read is taken off in the agent's own row, which
+    /// sums wrap around.
     pub(super) fn retire(&self, id: BackendId, former: Option<&BackendEntry>) {
-        let rows = self.shape.rows_of(id);
+        let Some(own) = self.shape.own_row(id) else { return };
+        let held = self.sum(self.shape.rows_of(id));
         let past = former.filter(|entry| entry.service != NO_SERVICE).and_then(|entry| {
             let row = self.shape.past_row(ServiceId(entry.service.into()), version_of(entry))?;
-            Some((row, self.sum(rows.clone().chain([row]))))
+            Some((row, added(&self.sum([row].into_iter()), &held)))
         });
         if let Some((row, sum)) = past {
             self.rows.store(row, &sum);
         }
-        for row in rows {
-            self.rows.store(row, &EMPTY_ROW);
-        }
+        self.rows.store(own, &less(&self.sum([own].into_iter()), &held));
     }
 
     /// Makes the agent's own rows what former programs counted, for whoever is still there.
@@ -304,11 +286,20 @@ const EMPTY_ROW: SignalRow = SignalRow {
 };
 
 fn added(one: &SignalRow, other: &SignalRow) -> SignalRow {
+    combined(one, other, u64::wrapping_add)
+}
+
+/// What is to be added to the other one for this one to come out.
+fn less(one: &SignalRow, other: &SignalRow) -> SignalRow {
+    combined(one, other, u64::wrapping_sub)
+}
+
+fn combined(one: &SignalRow, other: &SignalRow, with: fn(u64, u64) -> u64) -> SignalRow {
     let mut sum = *one;
     let counts = sum.counts.iter_mut().zip(&other.counts);
     let times = sum.times.iter_mut().flatten().zip(other.times.iter().flatten());
     for (sum, more) in counts.chain(times) {
-        *sum = sum.wrapping_add(*more);
+        *sum = with(*sum, *more);
     }
     for (sum, more) in sum.lines.iter_mut().zip(&other.lines) {
         *sum |= more;
@@ -423,10 +414,12 @@ impl DataPlane {
         for (index, (setup, slot)) in self.setup.services.iter().zip(&inventory.services).enumerate() {
             let has_moved = |moved: &HashSet<u16>| moved.iter().any(|number| u32::from(*number) == slot.id.0);
             if moved.as_ref().is_none_or(has_moved) {
-                let versions = Version::ALL.map(|version| cache.version(rows, slot.id, version));
-                let one_sided = !setup.sees_replies();
+                let [v1, v2] = Version::ALL.map(|version| cache.version(rows, slot.id, version));
+                let own =
+                    cache.readings.backends.iter().filter(|one| (one.service, one.version) == (index, Version::V2));
+                let backends = own.map(|one| (one.address, one.signals.counts)).collect();
                 if let Some(service) = cache.readings.services.get_mut(index) {
-                    *service = ServiceSignals { one_sided, versions };
+                    *service = ServiceSignals { service: index, sight: setup.sight(), v1, v2, backends };
                 }
             }
         }

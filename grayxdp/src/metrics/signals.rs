@@ -13,8 +13,8 @@ use prometheus_client::{
 
 use super::{Snapshot, counters, gauges};
 use crate::{
-    decide::signals::{Histogram, Signals},
-    kernel::{BackendSignals, FuseState, is_seen_one_sided},
+    decide::signals::{Histogram, Sight, Signals},
+    kernel::{BackendSignals, FuseState},
 };
 
 /// Names and help of counters.
@@ -56,12 +56,12 @@ const ANSWERS: [(Signal, &str); 4] = [
 const BOUNDS_LOG2: std::ops::RangeInclusive<u32> = 8..=24;
 
 /// Labels, and what they are of.
-type Labelled<'a> = ([(&'static str, String); 3], &'a BackendSignals, bool);
+type Labelled<'a> = ([(&'static str, String); 3], &'a BackendSignals, Sight);
 
 impl Snapshot {
     pub(super) fn signals(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         for (signal, name, help) in COUNTERS {
-            let seen = self.watched().filter(|(.., one_sided)| !one_sided || is_seen_one_sided(signal));
+            let seen = self.watched().filter(|(.., sight)| sight.sees(signal));
             counters(encoder, name, help, seen.map(|(labels, one, _)| (labels, count(&one.signals, signal))))?;
         }
         self.answers(encoder)?;
@@ -82,7 +82,7 @@ impl Snapshot {
         )
     }
 
-    /// The backends of the config, and whether their replies do not pass.
+    /// The backends of the config, and what of their flows passes.
     fn watched(&self) -> impl Iterator<Item = Labelled<'_>> {
         self.signals.backends.iter().filter_map(|one| {
             let service = self.status.services.get(one.service)?;
@@ -91,7 +91,7 @@ impl Snapshot {
                 ("version", one.version.name().to_owned()),
                 ("backend", one.address.to_string()),
             ];
-            Some((labels, one, self.signals.services.get(one.service)?.one_sided))
+            Some((labels, one, self.signals.services.get(one.service)?.sight))
         })
     }
 
@@ -113,7 +113,7 @@ impl Snapshot {
     }
 
     fn times(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let two_sided = || self.watched().filter(|(.., one_sided)| !one_sided);
+        let two_sided = || self.watched().filter(|(.., sight)| sight.sees_replies());
         let handshakes = two_sided().map(|([a, b, c], one, _)| (vec![a, b, c], &one.signals.handshake));
         histograms(encoder, "grayxdp_handshake_seconds", "Time from SYN to SYN-ACK, as seen here.", handshakes)?;
         let turns = two_sided().flat_map(|([a, b, c], one, _)| {
@@ -122,7 +122,8 @@ impl Snapshot {
         });
         let help = "Time from a client's payload to the server's, first and later turns of connections apart.";
         histograms(encoder, "grayxdp_response_seconds", help, turns)?;
-        let durations = self.watched().map(|([a, b, c], one, _)| (vec![a, b, c], &one.signals.duration));
+        let closing = self.watched().filter(|(.., sight)| sight.sees(Signal::Closes));
+        let durations = closing.map(|([a, b, c], one, _)| (vec![a, b, c], &one.signals.duration));
         histograms(encoder, "grayxdp_flow_duration_seconds", "How long closed and reset connections lasted.", durations)
     }
 }

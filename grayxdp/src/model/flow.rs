@@ -70,6 +70,12 @@ impl Side {
 }
 
 impl Flow {
+    /// Whether its client is seen to wait for the first answer. Of a conversation whose answers pass elsewhere nobody knows.
+    pub(super) fn waits(&self) -> bool {
+        let is_unseen = self.is_udp && self.is_one_sided;
+        self.state() == State::HalfOpen && !self.client.went_on && !self.client.rst && !self.is_severed && !is_unseen
+    }
+
     pub(super) fn new(backend: usize, segment: &Segment, is_one_sided: bool, now: u32) -> Self {
         let mut client = Side::default();
         client.note(segment);

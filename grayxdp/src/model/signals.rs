@@ -21,15 +21,13 @@ pub(super) fn payload<'a>(frame: &'a [u8], ip: &Ip, segment: &Segment) -> &'a [u
 /// A flow gets its entry, maybe a former one's.
 pub(super) fn entered(model: &mut Model, key: Key, mut flow: Flow, segment: &Segment) {
     let former = model.flows.by_key.remove(&key);
-    let waits =
-        |flow: &Flow| flow.state() == State::HalfOpen && !flow.client.went_on && !flow.client.rst && !flow.is_severed;
     let is_again =
-        segment.is_syn() && former.as_ref().is_some_and(|f| f.backend == flow.backend && !f.is_udp && waits(f));
+        segment.is_syn() && former.as_ref().is_some_and(|f| f.backend == flow.backend && !f.is_udp && f.waits());
     if is_again {
         flow.signs.is_fault = former.is_some_and(|former| former.signs.is_fault);
         model.signals_of(flow.backend, |counts| counts.syn_retransmissions += 1);
     } else {
-        if let Some(former) = former.filter(|former| waits(former) && !former.signs.is_fault) {
+        if let Some(former) = former.filter(|former| former.waits() && !former.signs.is_fault) {
             model.signals_of(former.backend, |counts| counts.unanswered += 1);
         }
         if segment.begins() {
@@ -165,8 +163,7 @@ pub(super) fn unreachable(model: &mut Model, frame: &[u8], ip: &Ip, key: Key) {
         _ => false,
     };
     let Some(flow) = model.flows.by_key.get(&key).filter(|_| is_meant) else { return };
-    let waits = flow.state() == State::HalfOpen && !flow.client.went_on && !flow.client.rst;
-    if waits && !flow.is_severed && !flow.signs.is_fault {
+    if flow.waits() && !flow.signs.is_fault {
         let signs = Signs { is_fault: true, ..flow.signs };
         model.settle(key, signs, &Counts { icmp_unreachable: 1, ..Counts::default() });
     }

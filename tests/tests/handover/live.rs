@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, thread, time::Duration};
 
-use grayxdp::kernel::{BackendSetup, Network, PinRules, Standing, WhenEmpty};
+use grayxdp::kernel::{BackendSetup, DataPlane, Network, PinRules, Standing, WhenEmpty};
 use grayxdp_common::{
     ids::Version,
     layout::{Address, FlowState, NextHop, Route},
@@ -53,7 +53,7 @@ fn backends_come_drain_leave_and_their_connections_stay() {
 fn a_retired_backends_number_is_given_away_when_a_sweep_finds_no_flow_of_it() {
     in_namespace("numbers", |bpffs| {
         let mut plane = running(&web(bpffs, &[A], &[]));
-        let number = |plane: &grayxdp::kernel::DataPlane, text: &str| {
+        let number = |plane: &DataPlane, text: &str| {
             plane.backends(0).into_iter().find(|(.., found)| *found == address(text)).map(|(id, ..)| id)
         };
         let a = number(&plane, A).expect("there");
@@ -107,7 +107,7 @@ fn flows_are_told_with_client_backend_state_and_canary_port() {
 fn pins_change_under_traffic() {
     in_namespace("pins", |bpffs| {
         let mut plane = running(&web(bpffs, &[A], &[B]));
-        let found = |plane: &mut grayxdp::kernel::DataPlane, port| {
+        let found = |plane: &mut DataPlane, port| {
             let vip = SocketAddr::new(VIP.into(), 80);
             through(plane, client(port), vip, Syn).map(|(_, to)| to)
         };
@@ -151,7 +151,7 @@ fn next_hops_and_routes_are_used_when_told() {
     in_namespace("hops", |bpffs| {
         let mut plane = running(&web(bpffs, &[A], &[]));
         let vip = SocketAddr::new(VIP.into(), 80);
-        let syn = |plane: &mut grayxdp::kernel::DataPlane, from, to| through_macs(plane, from, to);
+        let syn = |plane: &mut DataPlane, from, to| through_macs(plane, from, to);
         assert_eq!(syn(&mut plane, client(1000), vip), Some([2, 0, 0, 0, 0, 0x0b]));
         let mac = |last: u8| [u16::from_ne_bytes([6, 0]), 0, u16::from_ne_bytes([0, last])];
         let hop = |last: u8| NextHop { destination_mac: mac(last), mtu: 1500, interface: 1, ..NextHop::default() };
@@ -190,10 +190,34 @@ fn next_hops_and_routes_are_used_when_told() {
 }
 
 /// The destination MAC address that a packet leaves with.
-fn through_macs(plane: &mut grayxdp::kernel::DataPlane, from: SocketAddr, to: SocketAddr) -> Option<[u8; 6]> {
+fn through_macs(plane: &mut DataPlane, from: SocketAddr, to: SocketAddr) -> Option<[u8; 6]> {
     let segment = if from.ip() == client(0).ip() { Syn } else { Ack };
     let outcome = plane.test_run(&crate::fixture::tcp(from, to, segment)).expect("a test run");
     (outcome.action >= 3).then(|| outcome.packet[..6].try_into().expect("a frame"))
+}
+
+/// Longer than a test.
+const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_trace_that_nobody_prolongs_ends_by_itself() {
+    in_namespace("trace-end", |bpffs| {
+        let mut plane = running(&web(bpffs, &[A], &[]));
+        let mut events = plane.trace_events().expect("the first time");
+        let mut traced = |plane: &mut DataPlane, ports| {
+            backends(plane, 80, Syn, ports);
+            std::iter::from_fn(|| events.next_event()).count()
+        };
+        plane.set_trace(1, None, LONG).expect("on");
+        assert_eq!(traced(&mut plane, 1000..1010), 10);
+        // As by an agent that is killed a moment later. Ticks are a little longer than a second.
+        plane.set_trace(1, None, Duration::from_secs(2)).expect("on");
+        thread::sleep(Duration::from_millis(3300));
+        assert_eq!(traced(&mut plane, 2000..2010), 0, "it is over");
+        plane.set_trace(1, None, LONG).expect("on");
+        assert_eq!(traced(&mut plane, 3000..3010), 10, "and may begin again");
+        plane.detach_all().expect("the pins can be removed");
+    });
 }
 
 #[test]
@@ -204,8 +228,8 @@ fn traced_packets_arrive() {
         assert!(plane.trace_events().is_none());
         backends(&mut plane, 80, Syn, 1000..1010);
         assert!(events.next_event().is_none(), "nobody asked");
-        plane.set_trace(1, Some(0)).expect("a service");
-        assert!(plane.set_trace(1, Some(1)).is_err());
+        plane.set_trace(1, Some(0), LONG).expect("a service");
+        assert!(plane.set_trace(1, Some(1), LONG).is_err());
         backends(&mut plane, 80, Syn, 2000..2010);
         let mut traced = 0;
         while let Some(event) = events.next_event() {
@@ -213,7 +237,7 @@ fn traced_packets_arrive() {
             traced += 1;
         }
         assert_eq!(traced, 10);
-        plane.set_trace(0, None).expect("off");
+        plane.set_trace(0, None, LONG).expect("off");
         backends(&mut plane, 80, Syn, 3000..3010);
         assert!(events.next_event().is_none());
         plane.detach_all().expect("the pins can be removed");

@@ -11,7 +11,7 @@ use fixture::{
 };
 use grayxdp::{
     config::{Fuse, XdpMode},
-    decide::signals::Signals,
+    decide::signals::{ServiceSignals, Signals},
     kernel::{
         AttachedMode, DataPlane, ForwardMode, FuseState, KernelError, ServiceSetup, Setup, Shards, SignalSetup,
         SourcePorts,
@@ -88,7 +88,7 @@ fn what_was_counted_and_a_blown_fuse_outlive_the_agent() {
         ..service(80, v1, v2)
     };
     let counts = |plane: &mut DataPlane, service: usize| {
-        let [v1, v2] = &plane.signals().services[service].versions;
+        let ServiceSignals { v1, v2, .. } = &plane.signals().services[service];
         let flows_by_group = |signals: &Signals| signals.groups.iter().map(|group| group.flows).sum::<u64>();
         assert_eq!([flows_by_group(v1), flows_by_group(v2)], [v1.counts.flows, v2.counts.flows]);
         [v1.counts, v2.counts]

@@ -4,6 +4,7 @@ mod differential;
 mod fixture;
 mod flows;
 mod fuse;
+mod one_sided;
 mod passed;
 mod placement;
 mod rewritten;

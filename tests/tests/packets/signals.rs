@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 use etherparse::{Icmpv4Type, PacketBuilder, icmpv4::DestUnreachableHeader};
 use grayxdp::{
     config::Observe,
-    decide::signals::{Counts, Signals},
+    decide::signals::{Counts, ServiceSignals, Signals},
     kernel::Setup,
 };
 use grayxdp_common::verdict::Verdict;
@@ -51,7 +51,7 @@ impl Bench {
     /// All of a service's signals; both versions added.
     pub(crate) fn signals(&mut self, service: &str) -> Signals {
         let index = self.config.services.iter().position(|config| config.name == service).expect("a service");
-        let [v1, v2] = &self.plane.signals().services[index].versions;
+        let ServiceSignals { v1, v2, .. } = &self.plane.signals().services[index];
         let mut sum = v1.clone();
         sum.add(v2);
         sum
@@ -59,7 +59,7 @@ impl Bench {
 }
 
 /// What is not zero, but for segments that were watched for repetition: which flows are depends on their hash.
-fn non_zero(counts: &Counts) -> Vec<(&'static str, u64)> {
+pub(crate) fn non_zero(counts: &Counts) -> Vec<(&'static str, u64)> {
     let is_told = |name: &str, count: u64| count > 0 && !["watched_segments", "retransmissions"].contains(&name);
     counts.named().into_iter().filter(|(name, count)| is_told(name, *count)).collect()
 }

@@ -69,6 +69,10 @@ fn is_rust(path: &str) -> bool {
     Path::new(path).extension().is_some_and(|extension| extension == "rs")
 }
 
+/// What tools write.
+const WRITTEN: [&str; 7] =
+    ["target", ".git", "Cargo.lock", "fuzz/target", "fuzz/Cargo.lock", "fuzz/corpus", "fuzz/artifacts"];
+
 /// Every text file of the checkout, by its path in it; without what tools write.
 fn text_files(root: &Path) -> Result<Vec<(String, String)>> {
     let mut files = Vec::new();
@@ -79,11 +83,12 @@ fn text_files(root: &Path) -> Result<Vec<(String, String)>> {
             let entry = entry?;
             let path = dir.join(entry.file_name());
             let (kind, name) = (entry.file_type()?, path.to_string_lossy().into_owned());
+            if WRITTEN.contains(&name.as_str()) {
+                continue;
+            }
             if kind.is_dir() {
-                if !["target", ".git"].contains(&name.as_str()) {
-                    dirs.push(path);
-                }
-            } else if kind.is_file() && name != "Cargo.lock" {
+                dirs.push(path);
+            } else if kind.is_file() {
                 // Binary files have no rules.
                 let bytes = fs::read(entry.path()).with_context(|| name.clone())?;
                 files.extend(String::from_utf8(bytes).ok().map(|text| (name, text)));

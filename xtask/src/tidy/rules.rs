@@ -24,8 +24,17 @@ const IMPURE: [&str; 11] = [
 const SOLE_IMPORTERS: [(&str, &str); 2] = [("aya", "grayxdp/src/kernel/"), ("rusqlite", "grayxdp/src/store/")];
 
 /// Where the packet program may be unsafe.
-const UNSAFE_FILES: [&str; 8] =
-    ["cells.rs", "count.rs", "helpers.rs", "main.rs", "maps.rs", "packet.rs", "scratch.rs", "stages.rs"];
+const UNSAFE_FILES: [&str; 9] = [
+    "accessors.rs",
+    "cells.rs",
+    "count.rs",
+    "helpers.rs",
+    "main.rs",
+    "maps.rs",
+    "packet.rs",
+    "scratch.rs",
+    "stages.rs",
+];
 
 /// Hosts of package registries, taken apart so that this file does not name them: which registry is asked is
 /// the business of each machine's own configuration.

@@ -19,6 +19,7 @@ const INDEPENDENT: JudgeConfig = JudgeConfig {
     max_error_rate: None,
     max_p99: None,
     correlated: false,
+    one_sided: false,
     peeks: false,
     lag: std::time::Duration::from_secs(15),
 };

@@ -22,7 +22,7 @@ use tokio::{net::TcpListener, time::sleep};
 
 use super::{cloud_event::Data, *};
 use crate::{
-    config::Config,
+    config::sample,
     decide::external::{
         Answer, OnMissing, Policy, Rule,
         hook::{Moment, Raise},
@@ -81,24 +81,8 @@ async fn each_bad_server_gives_an_answer_that_says_what_is_wrong() {
     }
 }
 
-const CONFIG: &str = r#"
-[agent]
-interfaces = ["eth0"]
-[[service]]
-name = "web"
-vip = "203.0.113.10"
-port = 80
-protocol = "tcp"
-hash_seed = "x"
-v1.backends = [{ address = "10.0.1.10:80" }]
-v2.backends = [{ address = "10.0.2.10:80" }]
-"#;
-
 fn service(queries: Vec<Query>, webhooks: Vec<Webhook>) -> ServiceConfig {
-    let mut config = Config::parse("lb.toml", CONFIG).expect("valid");
-    let mut service = config.services.remove(0);
-    service.external = crate::config::External { queries, webhooks };
-    service
+    ServiceConfig { external: crate::config::External { queries, webhooks }, ..sample::service("") }
 }
 
 #[tokio::test]

@@ -148,6 +148,7 @@ mod tests {
             fake_kernel::{self, FakeKernel},
             releases::Cause,
         },
+        config::sample,
         decide::health::PoolHealth,
         store::Store,
     };
@@ -163,27 +164,7 @@ mod tests {
 
     fn taken_over(directory: &std::path::Path, health: &str, kernel: FakeKernel) -> Releases<FakeKernel> {
         let mut config = fake_kernel::config(directory);
-        let text = format!("[service.health]\n{health}");
-        let with_check = crate::config::Config::parse(
-            "health.toml",
-            &format!(
-                r#"
-[agent]
-interfaces = ["lo"]
-[[service]]
-name = "web"
-vip = "203.0.113.10"
-port = 80
-protocol = "tcp"
-hash_seed = "a"
-v1 = {{ backends = [{{ address = "10.0.1.10:8080" }}] }}
-v2 = {{ backends = [{{ address = "10.0.2.10:8080" }}] }}
-{text}
-"#
-            ),
-        )
-        .expect("a valid config");
-        config.services[WEB].health = with_check.services[0].health.clone();
+        config.services[WEB].health = sample::service(&format!("[service.health]\n{health}")).health;
         let store = Store::open(&config.agent.state).expect("a store");
         let mut releases = Releases::new(config.services, kernel, store);
         releases.take_over().expect("taken over");

@@ -56,8 +56,9 @@ impl<K: Kernel> Releases<K> {
         }
     }
 
-    /// A fuse that has blown stays so until it is armed again: also one that blew while no agent was there is heard of.
-    fn hear_fuses(&mut self) {
+    /// A fuse that has blown stays so until it is armed again: also one that blew while no agent was there is heard of. Done
+    /// when the kernel says that one has blown, and on every turn, for what it said may have got lost.
+    pub(in crate::agent) fn hear_fuses(&mut self) {
         for (index, tally) in self.kernel.blown_fuses() {
             let Some(service) = self.services.get(index) else { continue };
             let release = self.release(index);

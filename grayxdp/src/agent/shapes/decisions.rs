@@ -27,6 +27,9 @@ pub struct JudgementStatus {
     pub samples: Option<u64>,
     /// The time for them at the present rate and weight.
     pub time_s: Option<f64>,
+    /// What it cannot judge on, by the names in evidence, for replies do not pass here. Empty where they do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unseen: Vec<String>,
 }
 
 impl JudgementStatus {
@@ -34,6 +37,16 @@ impl JudgementStatus {
     pub fn blind() -> Self {
         let sentence = "v2 cannot be judged: replies do not pass here; the release goes by its schedule".to_owned();
         Self { sentence, ..Self::from(&Judgement::NotYet(NotYet::default())) }
+    }
+
+    /// The same, which does not rest on these.
+    #[must_use]
+    pub fn without(mut self, unseen: &[&str]) -> Self {
+        if !unseen.is_empty() {
+            self.sentence.push_str(&format!("; not judged, for replies do not pass here: {}", unseen.join(", ")));
+        }
+        self.unseen = unseen.iter().map(|&name| name.to_owned()).collect();
+        self
     }
 }
 
@@ -69,6 +82,7 @@ impl From<&Judgement> for JudgementStatus {
             evidence: evidence.cloned(),
             samples,
             time_s: time.map(|time| super::rounded(time.as_secs_f64())),
+            unseen: Vec::new(),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Tracing for `grayxdp trace`: the loop takes the packet program's events, makes lines of them, and hands them to the one
 //! reader that there may be. When that is gone, tracing is switched off in the same turn.
 //!
-//! What holds: the packet program samples only while somebody reads; a turn of the loop makes lines of at most
+//! What holds: the packet program samples only while somebody reads, and for some seconds more where the agent is killed
+//! meanwhile, for each turn prolongs what is traced; a turn of the loop makes lines of at most
 //! [`SHOWN_PER_TURN`] packets, whatever comes.
 
 mod packet;
@@ -122,7 +123,8 @@ impl Tracer {
     pub(super) fn turn(&mut self, kernel: &mut (impl Insight + ?Sized), services: &[ServiceConfig], now: Instant) {
         self.end_if_unread(kernel);
         let Some(session) = &mut self.session else { return };
-        let done = session.adapt(kernel, services, now);
+        // The packet program ends what is not prolonged.
+        let done = session.adapt(kernel, services, now).and_then(|()| session.order(kernel, services));
         if let Err(error) = done {
             tracing::warn!("trace_rate_not_set {error}");
         }
@@ -170,15 +172,21 @@ impl Session {
         }
     }
 
+    /// Tells the packet program what to trace from now on, for a while.
+    fn order(&self, kernel: &mut (impl Insight + ?Sized), services: &[ServiceConfig]) -> Result<(), KernelError> {
+        let Some(one_in) = self.sampling.one_in() else { return Ok(()) };
+        // A canary port has a number of its own; the packet program picks by one number only.
+        let has_canary = |index: &usize| services.get(*index).is_some_and(|service| service.canary_port.is_some());
+        kernel.set_trace(one_in, self.wanted.service.filter(|index| !has_canary(index)))
+    }
+
     fn switch(
         &mut self,
         kernel: &mut (impl Insight + ?Sized),
         services: &[ServiceConfig],
         one_in: u32,
     ) -> Result<(), KernelError> {
-        // A canary port has a number of its own; the packet program picks by one number only.
-        let has_canary = |index: &usize| services.get(*index).is_some_and(|service| service.canary_port.is_some());
-        kernel.set_trace(one_in, self.wanted.service.filter(|index| !has_canary(index)))?;
+        self.order(kernel, services)?;
         self.send(&[TraceLine::Sampling { one_in }], 0);
         Ok(())
     }

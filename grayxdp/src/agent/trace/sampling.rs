@@ -27,6 +27,11 @@ impl Sampling {
         Self { is_automatic: one_in.is_none(), one_in, measured_at: now, packets }
     }
 
+    /// The present rate; `None` before there is one.
+    pub(super) const fn one_in(&self) -> Option<u32> {
+        self.one_in
+    }
+
     /// Whether the traffic is to be measured.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         let wait = if self.one_in.is_none() { FIRST_LOOK } else { ADAPT_EVERY };

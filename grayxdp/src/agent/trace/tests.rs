@@ -78,11 +78,17 @@ fn tracing_is_on_only_while_somebody_reads() {
     let receiver = scene.start(wanted(Some(7))).expect("started");
     assert_eq!(scene.kernel.trace, (7, None));
     assert!(matches!(scene.start(wanted(Some(1))), Err(TraceError::Busy)));
-    scene.turn(100);
-    assert_eq!(scene.kernel.trace, (7, None));
+    for turn in 1..=3 {
+        let before = scene.kernel.trace_orders;
+        scene.turn(turn * 100);
+        assert_eq!((scene.kernel.trace, scene.kernel.trace_orders), ((7, None), before + 1), "it is prolonged");
+    }
     drop(receiver);
-    scene.turn(200);
+    scene.turn(400);
     assert_eq!(scene.kernel.trace, (0, None));
+    let before = scene.kernel.trace_orders;
+    scene.turn(500);
+    assert_eq!(scene.kernel.trace_orders, before, "until it has ended");
     let receiver = scene.start(wanted(Some(1))).expect("again");
     drop(receiver);
     drop(scene.start(wanted(Some(2))).expect("the former reader is gone"));

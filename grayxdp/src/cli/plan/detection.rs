@@ -107,26 +107,11 @@ fn rough(time: Option<Duration>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::sample;
 
     fn service(analysis: &str) -> ServiceConfig {
-        let text = format!(
-            r#"
-            agent.interfaces = ["eth0"]
-            [[service]]
-            name = "web"
-            vip = "203.0.113.10"
-            port = 80
-            protocol = "tcp"
-            hash_seed = "x"
-            v1.backends = [{{ address = "10.0.1.10:80" }}]
-            v2.backends = [{{ address = "10.0.2.10:80" }}]
-            release.schedule = {{ kind = "step", weights = [1, 5, 50], every = "5m" }}
-            release.analysis = {analysis}
-            "#
-        );
-        let config = Config::parse("lb.toml", &text).unwrap_or_else(|errors| panic!("{errors}"));
-        config.services.into_iter().next().expect("one")
+        let schedule = r#"{ kind = "step", weights = [1, 5, 50], every = "5m" }"#;
+        sample::service(&format!("release.schedule = {schedule}\nrelease.analysis = {analysis}"))
     }
 
     fn steps() -> Vec<(Duration, Weight)> {

@@ -1,17 +1,12 @@
 //! Tables of sections, good and bad ones.
 
 use super::*;
-use crate::config::{Config, ConfigErrors};
+use crate::config::{Config, ConfigErrors, sample};
 
 /// Lines from 15 on.
 fn parse(rest: &str) -> Result<External, ConfigErrors> {
-    let text = format!(
-        "[agent]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nvip = \"203.0.113.10\"\nport = 80\n\
-         protocol = \"tcp\"\nhash_seed = \"x\"\nv1.backends = [{{ address = \"10.0.1.10:80\" }}]\n\
-         v2.backends = [{{ address = \"10.0.2.10:80\" }}]\n[service.release]\n\
-         schedule = {{ kind = \"manual\" }}\n\n\n{rest}\n"
-    );
-    Config::parse("lb.toml", &text).map(|config| config.services[0].external.clone())
+    let rest = format!("[service.release]\nschedule = {{ kind = \"manual\" }}\n\n\n{rest}");
+    Config::parse("lb.toml", &sample::text("tcp", &rest)).map(|config| config.services[0].external.clone())
 }
 
 const QUERY: &str =

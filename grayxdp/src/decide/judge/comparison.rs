@@ -24,10 +24,12 @@ pub(super) enum Kind {
     Handshake,
     ZeroWindows,
     Retransmissions,
+    /// Connections that their clients gave up: no error by itself, but where replies do not pass there is little else.
+    ClientResets,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Errors,
         Self::Answers,
         Self::FirstResponse,
@@ -35,6 +37,7 @@ impl Kind {
         Self::Handshake,
         Self::ZeroWindows,
         Self::Retransmissions,
+        Self::ClientResets,
     ];
 
     /// As in evidence.
@@ -47,6 +50,7 @@ impl Kind {
             Self::Handshake => "latency-handshake",
             Self::ZeroWindows => "zero-windows",
             Self::Retransmissions => "retransmissions",
+            Self::ClientResets => "client-resets",
         }
     }
 
@@ -55,7 +59,7 @@ impl Kind {
         match self {
             Self::Errors => 0.62,
             Self::Answers => 0.22,
-            Self::FirstResponse => 0.11,
+            Self::FirstResponse | Self::ClientResets => 0.11,
             Self::LaterResponse => 0.05,
             Self::Handshake => 0.02,
             Self::ZeroWindows | Self::Retransmissions => 0.01,
@@ -67,11 +71,11 @@ impl Kind {
     }
 
     /// φ before it is known. Windows that close and segments that get lost do not come alone; nor do slow responses, which
-    /// wait in one queue.
+    /// wait in one queue, and clients that are tired of waiting for them.
     const fn dispersion_prior(self) -> f64 {
         match self {
             Self::ZeroWindows | Self::Retransmissions => 5.0,
-            Self::FirstResponse | Self::LaterResponse => 2.0,
+            Self::FirstResponse | Self::LaterResponse | Self::ClientResets => 2.0,
             _ => 1.0,
         }
     }
@@ -97,6 +101,7 @@ impl Kind {
                 (if segments > counts.responses { segments } else { counts.responses }, counts.zero_windows)
             }
             Self::Retransmissions => (counts.watched_segments, counts.retransmissions),
+            Self::ClientResets => (counts.established, counts.client_resets),
             Self::FirstResponse | Self::LaterResponse | Self::Handshake => (counts.responses, 0),
         }
     }
@@ -170,8 +175,8 @@ impl Comparison {
             (Kind::Errors, Some(share)) => line.ratio.absorb(bounds, &counted, share, around.past, around.of_errors),
             // Errors without connections to hold them against.
             (Kind::Errors, None) => {}
-            (Kind::Answers, _) if around.fell => {}
-            (Kind::Answers, _) => line.absorb(bounds, &counted, around.of_answers),
+            (Kind::Answers | Kind::ClientResets, _) if around.fell => {}
+            (Kind::Answers | Kind::ClientResets, _) => line.absorb(bounds, &counted, around.of_answers),
             _ => line.absorb(bounds, &counted, 1.0),
         }
     }

@@ -39,6 +39,9 @@ pub struct JudgeConfig {
     pub correlated: bool,
     /// Responses are peeked into. Default no.
     pub peeks: bool,
+    /// Replies do not pass here: unanswered connections and clients' resets are all that can be compared. Default no.
+    #[serde(default)]
+    pub one_sided: bool,
     /// How long after its connection began an error may be seen. Default 15 s.
     pub lag: Duration,
 }
@@ -56,12 +59,30 @@ impl Default for JudgeConfig {
             max_p99: None,
             correlated: true,
             peeks: false,
+            one_sided: false,
             lag: Duration::from_secs(15),
         }
     }
 }
 
 impl JudgeConfig {
+    /// Whether this can be compared.
+    pub(super) const fn sees(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Errors => true,
+            Kind::ClientResets => self.one_sided,
+            Kind::Answers => self.peeks && !self.one_sided,
+            _ => !self.one_sided,
+        }
+    }
+
+    /// What would be judged if replies passed here, by the names that evidence has for it.
+    pub fn unseen(&self) -> Vec<&'static str> {
+        let seen = Self { one_sided: false, ..*self };
+        let kinds = Kind::ALL.into_iter().filter(|kind| seen.sees(*kind) && !self.sees(*kind)).map(Kind::name);
+        kinds.chain((self.one_sided && self.max_p99.is_some()).then_some("max_p99")).collect()
+    }
+
     /// What a comparison goes by.
     pub(super) const fn bounds(&self, kind: Kind) -> Bounds {
         Bounds {

@@ -3,7 +3,7 @@
 use grayxdp_common::histogram::{HISTOGRAM_BUCKETS, bucket_of, lower_bound_us};
 use serde::{Deserialize, Serialize};
 
-use super::{JudgeConfig, one_sided::TooHigh};
+use super::{JudgeConfig, comparison::Kind, one_sided::TooHigh};
 use crate::decide::signals::Signals;
 
 /// So many of all responses may be beyond `max_p99`.
@@ -52,7 +52,8 @@ impl Limit {
     pub(super) fn all(config: &JudgeConfig) -> Vec<Self> {
         let new = |kind, most, bucket| Self { kind, most, bucket, v1: TooHigh::new(), v2: TooHigh::new() };
         let errors = config.max_error_rate.map(|most| new(LimitKind::Errors, most, 0));
-        let answers = config.max_error_rate.filter(|_| config.peeks).map(|most| new(LimitKind::Answers, most, 0));
+        let answers =
+            config.max_error_rate.filter(|_| config.sees(Kind::Answers)).map(|most| new(LimitKind::Answers, most, 0));
         let p99 = config.max_p99.map(|longest| {
             let us = u32::try_from(longest.as_micros()).unwrap_or(u32::MAX);
             let bucket = bucket_of(us);

@@ -1,7 +1,8 @@
 //! Is v2 worse than v1? Said of what both did over the same ticks, at every look, at a known rate of false alarms.
 //!
 //! Each signal is a comparison of two rates: errors of connections, errors of peeked responses, responses that are slower
-//! than v1's quantiles, closed windows, repeated segments. Each comparison gathers evidence as a number that exceeds
+//! than v1's quantiles, closed windows, repeated segments; where replies do not pass, unanswered connections and resets by
+//! clients. Each comparison gathers evidence as a number that exceeds
 //! `1/α` ever, in all of a release, with a chance of at most α if v2 is as good as v1 ([`ratio`], [`mixture`]). The weighted
 //! mean of such numbers is one, too: by it all signals share one budget, [`JudgeConfig::false_alarm`]. Limits and the
 //! connections' share have parts of the budget of their own.
@@ -90,7 +91,7 @@ pub struct Judge {
 impl Judge {
     /// One that has seen nothing. It believes that until now nothing went to v2.
     pub fn new(config: JudgeConfig) -> Self {
-        let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Answers || config.peeks);
+        let kinds = Kind::ALL.into_iter().filter(|kind| config.sees(*kind));
         Self {
             config,
             exposure: Exposure::new(config.lag.as_secs_f64()),

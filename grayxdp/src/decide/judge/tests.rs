@@ -16,6 +16,7 @@ const CONFIG: JudgeConfig = JudgeConfig {
     max_p99: None,
     correlated: false,
     peeks: true,
+    one_sided: false,
     lag: Duration::from_secs(15),
 };
 
@@ -159,6 +160,48 @@ fn closed_windows_repeated_segments_and_bad_answers_are_harmful() {
         assert_eq!(after(&mut judge, 30, &tick(50, &v1, &v2)), Verdict::Harmful, "{signal}");
         assert_eq!(evidence(judge.judgement()).signal, signal);
     }
+}
+
+#[test]
+fn where_replies_do_not_pass_unanswered_connections_and_clients_resets_are_judged_and_nothing_else() {
+    let config = JudgeConfig { one_sided: true, max_p99: Some(Duration::from_millis(100)), ..CONFIG };
+    let unseen = ["answers", "latency-first", "latency-later", "latency-handshake", "zero-windows", "retransmissions"];
+    assert_eq!(config.unseen(), [&unseen[..], &["max_p99"]].concat());
+    assert_eq!(CONFIG.unseen(), [""; 0]);
+    let of = |n: u64, unanswered: u64, client_resets: u64| {
+        let established = n - unanswered;
+        Signals {
+            counts: Counts { flows: n, established, unanswered, client_resets, ..Counts::default() },
+            ..Signals::default()
+        }
+    };
+    let v1 = of(900, 9, 18);
+    for (signal, v2, expected) in [
+        ("errors", of(100, 20, 2), Verdict::Harmful),
+        ("client-resets", of(100, 1, 30), Verdict::Harmful),
+        ("no worse", of(100, 1, 2), Verdict::NoWorse),
+    ] {
+        let mut judge = Judge::new(config);
+        let found = after(&mut judge, if expected == Verdict::Harmful { 60 } else { 1200 }, &tick(10, &v1, &v2));
+        assert_eq!(found, expected, "{signal}: {:?}", judge.judgement());
+        if expected == Verdict::Harmful {
+            assert_eq!(evidence(judge.judgement()).signal, signal);
+        }
+    }
+    // Clients that give up are no error where replies pass.
+    let mut judge = Judge::new(CONFIG);
+    assert_ne!(after(&mut judge, 60, &tick(10, &v1, &of(100, 1, 30))), Verdict::Harmful);
+    // Nor are they blamed on v2 where they come from few clients, who fall on one version together.
+    let mut v2 = of(100, 1, 12);
+    let grouped = |each: u64, of_one: u64| {
+        let mut groups = vec![GroupCounts { flows: each, errors: 0 }; 256];
+        groups[3].errors = of_one;
+        groups
+    };
+    let mut v1 = v1;
+    (v1.groups, v2.groups) = (grouped(9, 18), grouped(1, 12));
+    let mut judge = Judge::new(JudgeConfig { correlated: true, ..config });
+    assert_ne!(after(&mut judge, 5, &tick(10, &v1, &v2)), Verdict::Harmful, "{:?}", judge.judgement());
 }
 
 #[test]

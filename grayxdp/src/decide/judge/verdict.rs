@@ -176,7 +176,7 @@ impl Judge {
     fn dispersion_of(&self, comparison: &Comparison) -> f64 {
         let of_groups = match comparison.kind {
             Kind::Errors if !self.config.correlated => 1.0,
-            Kind::Errors | Kind::Answers => self.groups.of_errors(),
+            Kind::Errors | Kind::Answers | Kind::ClientResets => self.groups.of_errors(),
             _ => 1.0,
         };
         comparison.dispersion().max(of_groups)

@@ -96,6 +96,63 @@ fn who_leaves_a_version_leaves_behind_what_was_counted_there() {
     assert_eq!(past(&rows, 1, Version::V1), Signals::default());
 }
 
+/// Open connections are counted while their backend is given to another version: by a CPU that has read a count before,
+/// and writes it back afterwards; and by one that counts while rows are read.
+#[test]
+fn what_is_counted_while_a_backend_changes_its_version_is_counted_once() {
+    let rows = rows(SHAPE);
+    let (v1, v2) = (entry(3, 1, Version::V1), entry(3, 1, Version::V2));
+    count(&rows, 0, id(3), 1_000, &[10; 50]);
+    let word = |nth| rows.rows.word(u32::from(id(3).raw()), nth).expect("a row");
+    let bucket = TIMES + Timing::Handshake as usize * HISTOGRAM_BUCKETS + bucket_of(10);
+    let (flows, times) = (word(Signal::Flows as usize), word(bucket));
+    let read = [flows, times].map(|word| word.load(Ordering::Relaxed));
+    rows.retire(id(3), Some(&v2));
+    assert_eq!(signals(&rows, SHAPE.rows_of(id(3))), Signals::default());
+    for (word, read) in [flows, times].into_iter().zip(read) {
+        word.store(read + 1, Ordering::Relaxed);
+    }
+    let now = signals(&rows, SHAPE.rows_of(id(3)));
+    assert_eq!((now.counts.flows, now.handshake.count(), now.handshake.buckets()[bucket_of(10)]), (1, 1, 1));
+    let before = past(&rows, 1, Version::V2);
+    assert_eq!((before.counts.flows, before.handshake.count()), (1_000, 50));
+
+    const COUNTED: u64 = 200_000;
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..COUNTED {
+                flows.store(flows.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            }
+            stop.store(true, Ordering::Release);
+        });
+        for former in [&v1, &v2].into_iter().cycle() {
+            if stop.load(Ordering::Acquire) {
+                break;
+            }
+            rows.retire(id(3), Some(former));
+        }
+    });
+    let all = [past(&rows, 1, Version::V1), past(&rows, 1, Version::V2), signals(&rows, SHAPE.rows_of(id(3)))];
+    assert_eq!(all.iter().map(|signals| signals.counts.flows).sum::<u64>(), 1_001 + COUNTED);
+    // The next agent adds what is left to the version that the backend serves last.
+    let numbered = Numbered {
+        services: vec![(ServiceId(0), endpoint(100, 80)), (ServiceId(1), endpoint(101, 80))],
+        backends: vec![(id(3), v1)],
+        ..Numbered::default()
+    };
+    let slot = |(id, endpoint)| ServiceSlot { id, endpoint, known: true, canary_replaced: false };
+    let inventory = Inventory {
+        services: numbered.services.iter().copied().map(slot).collect(),
+        retired: vec![(id(3), v1)],
+        ..Inventory::default()
+    };
+    let next = self::rows(SHAPE);
+    next.inherit(std::slice::from_ref(&rows), &numbered, &inventory);
+    assert_eq!(signals(&next, SHAPE.rows_of(id(3))), all[2]);
+    assert_eq!(past(&next, 1, Version::V2), all[1]);
+}
+
 #[test]
 fn a_new_agent_goes_on_where_the_last_one_ended_whatever_the_shape() {
     let former = rows(SHAPE);

@@ -46,7 +46,7 @@ fn traffic(kernel: &mut FakeKernel, faults: Faults) {
             ..Signals::default()
         };
         let backends = vec![("10.0.2.10:8080".parse().expect("an address"), old.counts)];
-        readings.push(ServiceSignals { service: WEB, v1: old.clone(), v2: old, backends });
+        readings.push(ServiceSignals { service: WEB, v1: old.clone(), v2: old, backends, ..ServiceSignals::default() });
     }
     let web = &mut readings[0];
     let mut add = |to_v2: bool, flows: u64, one_in: u64| {
@@ -358,6 +358,7 @@ fn looking_costs() {
             v1: of_version.clone(),
             v2: of_version,
             backends: (0..BACKENDS).map(backend).collect(),
+            ..ServiceSignals::default()
         }
     };
     for index in 0..SERVICES {
