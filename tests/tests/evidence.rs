@@ -97,9 +97,10 @@ fn status_counts(servers: [&FaultyServer<'_>; 2]) -> BTreeMap<u16, u64> {
     sum
 }
 
-/// n1, n2, e1, e2 of what the judge rests on.
+/// n1, n2, e1, e2 of status codes, which are what is least clear here: all else shows no fault at all.
 fn gathered(status: &Value) -> Result<[u64; 4]> {
     let evidence = &status["judgement"]["evidence"];
+    ensure!(evidence["signal"] == "answers", "{status}");
     let number = |key: &str| evidence[key].as_u64().with_context(|| format!("no {key} in {status}"));
     Ok([number("n1")?, number("n2")?, number("e1")?, number("e2")?])
 }
@@ -108,9 +109,9 @@ fn no_evidence_is_lost_or_counted_twice(end: End) -> Result<()> {
     let stage = Stage::new(r#"kind = "linear", from = 20, to = 100, step = 10, every = "1h""#)?;
     let (v1, v2) = (stage.server(Version::V1)?, stage.server(Version::V2)?);
     let mut agent = stage.agent()?;
-    // Both fail alike, so that there is something to count and nobody to blame.
+    // Both fail alike, and so rarely that little follows from it: it is the evidence that is shown.
     for server in [&v1, &v2] {
-        server.set(Fault::Errors { per_mille: 20 })?;
+        server.set(Fault::Errors { per_mille: 5 })?;
     }
     agent.text(&["start", "web"])?;
     // Counting begins with the first look.
@@ -148,10 +149,7 @@ fn no_evidence_is_lost_or_counted_twice(end: End) -> Result<()> {
         let sent2: u64 = of_v2.values().sum();
         ensure!((n1 + n2, n2) == (events, sent2), "{n1} + {n2} of {events}, {sent2} of v2: {status}");
         let bad2 = of_v2.get(&500).copied().unwrap_or(0);
-        // Where the evidence is of another signal than status codes, nothing failed.
-        let is_of_answers = status["judgement"]["evidence"]["signal"] == "answers";
-        let expected = if is_of_answers { (bad - bad2, bad2) } else { (0, 0) };
-        ensure!((e1, e2) == expected, "{e1}, {e2} of {bad}, {bad2} of v2: {status}");
+        ensure!((e1, e2) == (bad - bad2, bad2), "{e1}, {e2} of {bad}, {bad2} of v2: {status}");
         Ok(())
     })
 }
@@ -177,8 +175,8 @@ fn a_fault_that_begins_while_no_agent_runs_is_found_by_the_next_one() -> Result<
     agent.kill()?;
     v2.set(Fault::Errors { per_mille: 300 })?;
     sleep(DEAD_FOR);
-    let restarted = Instant::now();
     agent.restart()?;
+    let restarted = Instant::now();
     let is_off = |status: &Value| status["state"] == "rolled-back" && status["kernel_weight"] == 0.0;
     let status = agent.wait_for("web", Duration::from_secs(10), is_off)?;
     eprintln!("rolled back {:?} after the start: {}", restarted.elapsed(), status["reason"]);

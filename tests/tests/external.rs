@@ -140,7 +140,9 @@ fn past_the_limit(more: &str, state: &str, end: impl Fn(f64) -> f64) -> Result<(
     let others = Others::start(&stage.topology.lb)?;
     others.set_page(&value_of(1.0));
     let _prometheus = Prometheus::start(&stage.topology.lb, Others::target())?;
-    let agent = stage.start(watched(more))?;
+    let mut service = watched(more);
+    service.release.push_str(&hook("undo", "rollback"));
+    let agent = stage.start(service)?;
     agent.text(&["start", "web"])?;
     wait_for_more_than(&agent, 11.0)?;
     others.set_page(&value_of(9.0));
@@ -159,6 +161,20 @@ fn past_the_limit(more: &str, state: &str, end: impl Fn(f64) -> f64) -> Result<(
     );
     for text in [agent.text(&["status"])?, agent.text(&["history", "web"])?] {
         assert!(text.contains("app-errors by query: 9.0000 (limit 5.0000)"), "{text}");
+    }
+    // Who wants to hear of rollbacks hears of this one, with the figures; of a freeze nothing.
+    let is_rollback = state == "rolled-back";
+    wait_until("the rollback is told", HEARD_MAX, || {
+        ensure!(!is_rollback || !others.calls("undo").is_empty(), "not yet");
+        Ok(())
+    })?;
+    let told = others.calls("undo");
+    assert_eq!(told.len(), usize::from(is_rollback), "{told:?}");
+    for call in &told {
+        check_cloud_event(call)?;
+        let data = &call.event["data"];
+        assert_eq!((&data["state"], &data["evidence"]["metric"]), (&state.into(), &"app-errors".into()), "{data}");
+        assert_eq!((&data["from"], data["to"].as_f64()), (&decision["from"], Some(0.0)), "{data}");
     }
     // Good numbers are no reason to go up again without a person.
     others.set_page(&value_of(1.0));
@@ -194,26 +210,48 @@ fn raises(calls: &[Call]) -> Vec<(Option<f64>, Option<f64>)> {
     calls.iter().map(|call| (number(call, "from"), number(call, "to"))).collect()
 }
 
+/// Each webhook of the long test, and when it is called.
+const HOOKS: [(&str, &str); 6] = [
+    ("first", "before-release"),
+    ("smoke", "before-release"),
+    ("step", "before-step"),
+    ("last", "before-promotion"),
+    ("undo", "rollback"),
+    ("all", "event"),
+];
+
+/// Lines of the config.
+fn hook(name: &str, on: &str) -> String {
+    let url = Others::hook_url(name);
+    format!(
+        "\n[[service.release.webhook]]\nname = {name:?}\nurl = {url:?}\non = {on:?}\ntimeout = \"500ms\"\nretries = 0"
+    )
+}
+
+/// All that was called is well-formed, and each event is one of its own.
+fn check_events(others: &Others) -> Result<()> {
+    let mut ids = HashSet::new();
+    for (name, on) in HOOKS {
+        let calls = others.calls(name);
+        ensure!(!calls.is_empty(), "{name} was never called");
+        for call in &calls {
+            check_cloud_event(call).with_context(|| format!("webhook {name}"))?;
+            let is_question = call.event["type"] == "grayxdp.release.question";
+            ensure!(is_question == on.starts_with("before"), "{name}: {call:?}");
+            // Whoever is told of a rollback is told of the same event as those that are told of all.
+            ensure!(name == "undo" || ids.insert(call.event["id"].to_string()), "{name}: {call:?}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn webhooks_are_asked_before_each_raise_and_told_of_all_else_as_cloud_events() -> Result<()> {
     let stage = Stage::new()?;
     let others = Others::start(&stage.topology.lb)?;
     let mut service =
         ServiceConfig::web(Family::V4).with_schedule(r#"kind = "linear", from = 0, to = 100, step = 50, every = "1s""#);
-    let hooks = [
-        ("first", "before-release"),
-        ("smoke", "before-release"),
-        ("step", "before-step"),
-        ("last", "before-promotion"),
-        ("undo", "rollback"),
-        ("all", "event"),
-    ];
-    for (name, on) in hooks {
-        let url = Others::hook_url(name);
-        service.release.push_str(&format!(
-            "\n[[service.release.webhook]]\nname = {name:?}\nurl = {url:?}\non = {on:?}\ntimeout = \"500ms\"\nretries = 0"
-        ));
-    }
+    service.release = HOOKS.map(|(name, on)| hook(name, on)).concat();
     // Told, not asked: it holds nothing up.
     others.set("undo", Manner::Broken);
     others.set("first", Manner::Broken);
@@ -251,20 +289,7 @@ fn webhooks_are_asked_before_each_raise_and_told_of_all_else_as_cloud_events() -
     assert_eq!((of("last"), of("undo")), (vec![full], vec![(Some(100.0), Some(0.0))]));
     assert!(of("first").len() >= 2 && of("first").iter().all(|raise| *raise == half), "{:?}", of("first"));
 
-    let mut ids = HashSet::new();
-    for (name, on) in hooks {
-        let calls = others.calls(name);
-        for call in &calls {
-            check_cloud_event(call).with_context(|| format!("webhook {name}"))?;
-            let is_question = call.event["type"] == "grayxdp.release.question";
-            assert_eq!(is_question, on.starts_with("before"), "{name}: {call:?}");
-            // An event that two are told of is one event.
-            if name != "undo" {
-                assert!(ids.insert(call.event["id"].to_string()), "{name}: {call:?}");
-            }
-        }
-        assert!(!calls.is_empty(), "{name} was never called");
-    }
+    check_events(&others)?;
     let undone = &others.calls("undo")[0].event;
     assert!(["rolling-back", "rolled-back"].map(Value::from).contains(&undone["data"]["state"]), "{undone}");
     assert!(others.calls("all").iter().any(|call| call.event["id"] == undone["id"]), "{undone}");
