@@ -217,7 +217,7 @@ pub(crate) fn lost(control: &'static Control, index: u32, former: FlowSeen, back
     let subject = Subject::of(control, backend, index)?;
     if former.is_unanswered() {
         subject.error(Signal::Unanswered);
-    } else if former.state() == FlowState::Established && former.owes_response() && former.kind & FLOW_SEVER == 0 {
+    } else if former.dies_owing() {
         // Unless it is severed, only an idle one can lose its entry.
         subject.error(Signal::IdleDeaths);
     }

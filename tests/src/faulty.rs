@@ -49,6 +49,8 @@ pub enum Fault {
     Refuse,
     /// The host swallows every packet for the port.
     Blackhole,
+    /// Connections are accepted, requests are read, and nobody ever answers or closes: a deadlock in the application.
+    Hang,
 }
 
 impl Fault {
@@ -74,6 +76,7 @@ struct Shared {
 struct Seen {
     requests: u64,
     since_fault: u64,
+    hung: u64,
     statuses: BTreeMap<u16, u64>,
     first_bad: Option<Instant>,
 }
@@ -135,6 +138,11 @@ impl<'h> FaultyServer<'h> {
         lock(&self.shared.seen).statuses.clone()
     }
 
+    /// How many requests were read and will never be answered.
+    pub fn hung(&self) -> u64 {
+        lock(&self.shared.seen).hung
+    }
+
     /// When the first bad answer was given, or could have been, since the last [`Self::set`].
     pub fn first_bad(&self) -> Option<Instant> {
         lock(&self.shared.seen).first_bad
@@ -192,7 +200,8 @@ async fn serve(address: SocketAddr, shared: Arc<Shared>) -> Result<()> {
                 connections.spawn(async move {
                     let answer = service_fn(|_| answer(Arc::clone(&shared)));
                     // A client that goes away is no fault of the server.
-                    http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await.ok();
+                    // Nor does a hanging application see it go.
+                    http1::Builder::new().half_close(true).serve_connection(TokioIo::new(stream), answer).await.ok();
                 });
             }
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
@@ -216,15 +225,21 @@ async fn answer(shared: Arc<Shared>) -> Result<Response<Full<Bytes>>, Infallible
         let is_error = fault.is_error(seen.since_fault);
         seen.since_fault += 1;
         seen.requests += 1;
-        if is_error || matches!(fault, Fault::Slow(_)) {
+        if is_error || matches!(fault, Fault::Slow(_) | Fault::Hang) {
             seen.first_bad.get_or_insert_with(Instant::now);
         }
         let status = if is_error { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
-        *seen.statuses.entry(status.as_u16()).or_default() += 1;
+        if fault == Fault::Hang {
+            seen.hung += 1;
+        } else {
+            *seen.statuses.entry(status.as_u16()).or_default() += 1;
+        }
         status
     };
-    if let Fault::Slow(pause) = fault {
-        sleep(pause).await;
+    match fault {
+        Fault::Slow(pause) => sleep(pause).await,
+        Fault::Hang => std::future::pending().await,
+        _ => {}
     }
     let mut response = Response::new(Full::new(Bytes::from(format!("{}\n", shared.version))));
     *response.status_mut() = status;

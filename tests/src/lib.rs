@@ -10,6 +10,7 @@ pub mod dns;
 pub mod faulty;
 pub mod load;
 pub mod netns;
+pub mod others;
 pub mod process;
 pub mod prometheus;
 pub mod scene;

@@ -1,4 +1,4 @@
-//! A real Prometheus that scrapes one agent, and its query API.
+//! A real Prometheus that scrapes one target, and its query API.
 
 use std::{
     fs,
@@ -50,17 +50,15 @@ impl<'a> Prometheus<'a> {
             .arg(format!("--web.listen-address=127.0.0.1:{PORT}"));
         let process = Process::spawn("prometheus", command, &directory.join("output.log"))?;
         let mut prometheus = Self { host, process, directory };
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
         prometheus.process.wait_until("prometheus is ready", Duration::from_secs(60), || {
-            host.block_on(http_get(address, "/-/ready"))
+            host.block_on(http_get(address(), "/-/ready"))
         })?;
         Ok(prometheus)
     }
 
     /// The values of an instant query, one for each series; the query has no character that a URL must escape.
     pub fn query(&self, query: &str) -> Result<Vec<f64>> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
-        let body = self.host.block_on(http_get(address, &format!("/api/v1/query?query={query}")))?;
+        let body = self.host.block_on(http_get(address(), &format!("/api/v1/query?query={query}")))?;
         let answer: Value = serde_json::from_slice(&body)?;
         let series = answer["data"]["result"].as_array().with_context(|| format!("no result in {answer}"))?;
         series
@@ -79,6 +77,11 @@ impl Drop for Prometheus<'_> {
         self.process.wait_within(Duration::from_secs(5)).ok();
         fs::remove_dir_all(&self.directory).ok();
     }
+}
+
+/// Where it answers, in its namespace.
+pub fn address() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))
 }
 
 /// A page, which must be there.

@@ -247,7 +247,7 @@ pub const SEEN_TURN: u8 = 1 << 5;
 pub const SEEN_LATER: u8 = 1 << 6;
 /// [`FlowSeen::client`]: its SYN came again before it was answered.
 pub const SEEN_REPEATED: u8 = 1 << 7;
-/// [`FlowSeen::backend`]: the flow has been counted as an error, though the backend has sent nothing.
+/// [`FlowSeen::backend`]: the flow has been counted as an error, for what the backend has not sent.
 pub const SEEN_FAULT: u8 = 1 << 6;
 /// [`FlowSeen::backend`]: its window was zero when it last spoke.
 pub const SEEN_ZERO_WINDOW: u8 = 1 << 7;
@@ -348,6 +348,34 @@ impl FlowSeen {
             && self.backend & SEEN_FAULT == 0
             && self.kind & FLOW_SEVER == 0
             && self.kind & (FLOW_UDP | FLOW_ONE_SIDED) != FLOW_UDP | FLOW_ONE_SIDED
+    }
+
+    /// Whether the client has gone, its first request still unanswered, and that has not been counted as an error yet. Both
+    /// have closed, or the client has reset the connection; or it has closed its side and nothing was seen for `patience`
+    /// ticks, for one that shuts down only its own side may still be answered. Of later turns nothing is said: what is sent
+    /// in them, such as a farewell, may need no answer.
+    #[inline(always)]
+    pub const fn is_closed_unanswered(&self, now_tick: u16, patience: u16) -> bool {
+        let is_over = match self.state() {
+            FlowState::Closing => true,
+            FlowState::Established => self.client & SEEN_FIN != 0 && self.idle_ticks(now_tick) > patience,
+            FlowState::HalfOpen | FlowState::Udp => false,
+        };
+        is_over
+            && self.owes_response()
+            && self.client & SEEN_LATER == 0
+            && self.backend & SEEN_PACKET != 0
+            && self.backend & (SEEN_FAULT | SEEN_RST) == 0
+            && self.kind & (FLOW_UDP | FLOW_ONE_SIDED | FLOW_SEVER) == 0
+    }
+
+    /// Whether the connection stands and a response is owed, so that it is an error should it end by its time-out.
+    #[inline(always)]
+    pub const fn dies_owing(&self) -> bool {
+        matches!(self.state(), FlowState::Established)
+            && self.owes_response()
+            && self.backend & SEEN_FAULT == 0
+            && self.kind & FLOW_SEVER == 0
     }
 
     /// Ticks since a packet was seen. A late store of an earlier tick is no age of 19 hours.

@@ -8,7 +8,7 @@ use crate::{histogram::HISTOGRAM_BUCKETS, ids::Version};
 macro_rules! signals {
     ($($(#[$doc:meta])* $signal:ident: $name:literal),+ $(,)?) => {
         /// What is counted of a backend's flows. A flow adds to at most one of `Refused`, `Unanswered`, `ServerResets`,
-        /// `IcmpUnreachable` and `IdleDeaths`.
+        /// `IcmpUnreachable`, `IdleDeaths` and `ClosedUnanswered`.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(usize)]
         pub enum Signal {
@@ -68,6 +68,9 @@ signals! {
     AnswersServerError: "answers_server_error",
     /// Responses that were peeked into and could not be read.
     AnswersUnknown: "answers_unknown",
+    /// Connections that the client closed or reset while its first request was still unanswered, where responses are peeked
+    /// into, so that one is known to be owed. Found by the agent's sweeps.
+    ClosedUnanswered: "closed_unanswered",
 }
 
 /// Places for counts in a row.

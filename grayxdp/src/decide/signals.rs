@@ -16,8 +16,8 @@ pub const CLIENT_GROUPS: usize = 256;
 
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
-        /// Counts; each flow adds to at most one of `refused`, `unanswered`, `server_resets`, `icmp_unreachable` and
-        /// `idle_deaths`.
+        /// Counts; each flow adds to at most one of `refused`, `unanswered`, `server_resets`, `icmp_unreachable`,
+        /// `idle_deaths` and `closed_unanswered`.
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct Counts {
@@ -84,12 +84,20 @@ counts! {
     answers_server_error,
     /// Responses that were peeked into and could not be read.
     answers_unknown,
+    /// Connections that the client closed or reset while its first request was still unanswered, where responses are peeked
+    /// into.
+    closed_unanswered,
 }
 
 impl Counts {
     /// Flows that ended, or did not begin, by the server's fault.
     pub const fn transport_errors(&self) -> u64 {
-        self.refused + self.unanswered + self.server_resets + self.icmp_unreachable + self.idle_deaths
+        self.refused
+            + self.unanswered
+            + self.server_resets
+            + self.icmp_unreachable
+            + self.idle_deaths
+            + self.closed_unanswered
     }
 }
 

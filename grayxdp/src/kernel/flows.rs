@@ -29,6 +29,9 @@ const BUCKETS_MIN: u32 = 128;
 /// goes by hash, both ways, and is counted.
 const FLOWS_PER_BUCKET: u32 = 4;
 
+/// So many ticks, three to four seconds, a client that has closed its own side only may still be answered.
+const PATIENCE_TICKS: u16 = 3;
+
 /// Byte of an entry that says of what kind the flow is.
 const KIND_BYTE: usize = std::mem::offset_of!(FlowEntry, seen) + std::mem::offset_of!(FlowSeen, kind);
 /// Byte of an entry that says what the backend sent.
@@ -196,12 +199,14 @@ impl FlowTable {
     }
 
     /// Frees what has been idle for longer than its backend's limits, and counts the rest. Tells `lost` of flows that nobody
-    /// answered in time: those that are half open and, by their index, overdue, once each; and those that go.
+    /// answered in time, once each: those that are half open and, by their index, overdue; those whose client went without
+    /// the answer that its backend is to give, by what it speaks; and those that go.
     pub(super) fn sweep(
         &self,
         now_tick: u16,
         limits: impl Fn(BackendId) -> IdleTicks,
         is_overdue: impl Fn(u32) -> bool,
+        is_to_answer: impl Fn(BackendId) -> bool,
         mut lost: impl FnMut(u32, BackendId, Signal),
     ) -> Census {
         let mut census = Census::default();
@@ -211,14 +216,22 @@ impl FlowTable {
             let found = owner.load(Ordering::Acquire);
             let Some(backend) = FlowOwner(found).backend() else { continue };
             let seen = FlowSeen::from_word(seen.load(Ordering::Acquire));
+            let is_left = || seen.is_closed_unanswered(now_tick, PATIENCE_TICKS) && is_to_answer(backend);
             if !seen.is_expired(now_tick, &limits(backend)) {
                 census.count(backend, seen.state());
-                if seen.is_unanswered() && is_overdue(index) && self.mark_fault(index) {
-                    lost(index, backend, Signal::Unanswered);
+                let fault = if seen.is_unanswered() && is_overdue(index) {
+                    Some(Signal::Unanswered)
+                } else {
+                    is_left().then_some(Signal::ClosedUnanswered)
+                };
+                if let Some(signal) = fault
+                    && self.mark_fault(index, seen.backend)
+                {
+                    lost(index, backend, signal);
                 }
             } else if free(owner, found) {
                 census.expired += 1;
-                if let Some(signal) = loss(&seen) {
+                if let Some(signal) = if is_left() { Some(Signal::ClosedUnanswered) } else { loss(&seen) } {
                     lost(index, backend, signal);
                 }
             } else {
@@ -229,10 +242,12 @@ impl FlowTable {
         census
     }
 
-    /// Notes that a flow whose backend has sent nothing has been counted as an error; `false` where it has spoken meanwhile.
-    fn mark_fault(&self, index: u32) -> bool {
+    /// Notes that a flow has been counted as an error for what its backend has not sent; `false` where it has sent something
+    /// since `found` was.
+    fn mark_fault(&self, index: u32, found: u8) -> bool {
         let byte = self.buckets.byte(index as usize * size_of::<FlowEntry>() + BACKEND_BYTE);
-        byte.is_some_and(|byte| byte.compare_exchange(0, SEEN_FAULT, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+        let marked = found | SEEN_FAULT;
+        byte.is_some_and(|byte| byte.compare_exchange(found, marked, Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
 
     /// Turns entries that are free into empty ones where the second bucket holds no flow of theirs, so that packets need not
@@ -306,7 +321,7 @@ impl FlowTable {
 fn loss(seen: &FlowSeen) -> Option<Signal> {
     if seen.is_unanswered() {
         Some(Signal::Unanswered)
-    } else if seen.state() == FlowState::Established && seen.owes_response() && seen.kind & FLOW_SEVER == 0 {
+    } else if seen.dies_owing() {
         Some(Signal::IdleDeaths)
     } else {
         None

@@ -19,6 +19,7 @@ use super::{
     flows::{Record, duration_of, now_tick},
     idle_ticks, load,
 };
+use crate::config::Observe;
 
 /// What the kernel counted for a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +103,9 @@ impl DataPlane {
                 signals.count_error(index, id, entry, signal);
             }
         };
-        let census = self.maps.flows.sweep(now_tick(), limit, |index| signals.is_overdue(index, now), lost);
+        let is_overdue = |index| signals.is_overdue(index, now);
+        let is_to_answer = |id: BackendId| watched.get(&id).is_some_and(|entry| self.is_to_answer(entry));
+        let census = self.maps.flows.sweep(now_tick(), limit, is_overdue, is_to_answer, lost);
         &self.census.insert((began, census)).1
     }
 
@@ -125,6 +128,13 @@ impl DataPlane {
     fn is_watched(&self, backend: &BackendEntry) -> bool {
         let index = self.blueprint.inventory.service_index(ServiceId(backend.service.into()));
         index.and_then(|index| self.setup.services.get(index)).is_some_and(|service| service.signals.enabled)
+    }
+
+    /// Whether a client that has sent something is owed an answer, by the protocol: of one that nobody knows, who can say?
+    fn is_to_answer(&self, backend: &BackendEntry) -> bool {
+        let index = self.blueprint.inventory.service_index(ServiceId(backend.service.into()));
+        let service = index.and_then(|index| self.setup.services.get(index));
+        service.is_some_and(|service| service.signals.observe != Observe::None)
     }
 
     /// By backend: a UDP conversation's limit is its service's own.

@@ -341,6 +341,7 @@ fn counts(slots: &[u64; SIGNAL_SLOTS]) -> Counts {
         answers_client_error: of(Signal::AnswersClientError),
         answers_server_error: of(Signal::AnswersServerError),
         answers_unknown: of(Signal::AnswersUnknown),
+        closed_unanswered: of(Signal::ClosedUnanswered),
     }
 }
 

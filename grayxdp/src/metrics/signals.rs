@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Names and help of counters.
-const COUNTERS: [(Signal, &str, &str); 15] = [
+const COUNTERS: [(Signal, &str, &str); 16] = [
     (Signal::Flows, "grayxdp_tracked_flows", "New connections and conversations whose fate is watched."),
     (
         Signal::Established,
@@ -31,6 +31,11 @@ const COUNTERS: [(Signal, &str, &str); 15] = [
     (Signal::ClientResets, "grayxdp_client_resets", "Established connections that the client reset."),
     (Signal::IcmpUnreachable, "grayxdp_unreachable_flows", "Flows whose wait for an answer an ICMP error ended."),
     (Signal::IdleDeaths, "grayxdp_idle_deaths", "Connections that timed out while a response was owed."),
+    (
+        Signal::ClosedUnanswered,
+        "grayxdp_closed_unanswered",
+        "Connections that clients closed or reset before their first request was answered, where `observe` tells that it needs an answer.",
+    ),
     (Signal::Closes, "grayxdp_closed_flows", "Connections that both sides closed."),
     (Signal::SynRetransmissions, "grayxdp_syn_retransmissions", "SYNs that came again."),
     (

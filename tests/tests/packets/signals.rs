@@ -355,6 +355,45 @@ fn peeking(observe: Observe) -> impl FnOnce(&mut Setup) + Send {
     move |setup| setup.services.iter_mut().for_each(|service| service.signals.observe = observe)
 }
 
+#[test]
+fn a_client_that_goes_unanswered_is_an_error_once_where_an_answer_is_owed() {
+    const ASKED: [Packet; 4] = [C(Syn, b""), S(SynAck, b""), C(Ack, b""), C(Ack, b"ask")];
+    for (observe, expected) in [(Observe::Http1, [1, 1, 1, 0, 0]), (Observe::None, [0; 5])] {
+        with_setup("gone", "", peeking(observe), |bench| {
+            let ends: [&[Packet]; 5] = [
+                &[C(Fin, b"")],
+                &[C(Fin, b""), S(Fin, b"")],
+                &[C(Rst, b"")],
+                &[S(Ack, b"HTTP/1.1 200 OK\r\n\r\n"), C(Fin, b"")],
+                // A farewell needs no answer.
+                &[S(Ack, b"HTTP/1.1 200 OK\r\n\r\n"), C(Ack, b"bye"), C(Fin, b""), S(Fin, b"")],
+            ];
+            let before = bench.signals("tcp4");
+            for (port, end) in (1..).zip(ends) {
+                ASKED.iter().chain(end).for_each(|packet| drop(bench.run(&packet.bytes("tcp4", port))));
+            }
+            // Ticks of the table are about a second; it may still be answered in the next three.
+            bench.plane.sweep();
+            let at_once = bench.signals("tcp4").since(&before).counts.closed_unanswered;
+            assert_eq!(at_once, expected[1] + expected[2], "{observe:?}");
+            thread::sleep(Duration::from_millis(4_500));
+            bench.plane.sweep();
+            bench.plane.sweep();
+            // What the server does now is no second error.
+            for port in 1..=3 {
+                bench.run(&S(Rst, b"").bytes("tcp4", port));
+            }
+            let grown = bench.signals("tcp4").since(&before);
+            assert_eq!(grown.counts.closed_unanswered, expected.iter().sum::<u64>(), "{observe:?}");
+            // Where nobody knows that an answer was owed, the reset of what only the client has closed is an error.
+            let resets = u64::from(observe == Observe::None);
+            assert_eq!(grown.counts.transport_errors(), grown.counts.closed_unanswered + resets, "{observe:?}");
+            let errors: u64 = grown.groups.iter().map(|group| group.errors).sum();
+            assert_eq!(errors, grown.counts.transport_errors(), "{observe:?}");
+        });
+    }
+}
+
 /// Runs one turn for each payload, all on one connection; says what was counted of answers.
 fn answers(bench: &mut Bench, service: &str, port: u16, payloads: &[&'static [u8]]) -> [u64; 5] {
     let before = bench.signals(service);

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use grayxdp_common::{
     ids::{Be16, ServiceId},
-    layout::{Address, FlowHash, SEEN_FIN, SEEN_PACKET, SEEN_SEGMENT, SEEN_TURN},
+    layout::{Address, FLOW_ONE_SIDED, FlowHash, SEEN_FIN, SEEN_LATER, SEEN_PACKET, SEEN_RST, SEEN_SEGMENT, SEEN_TURN},
 };
 
 use super::*;
@@ -33,7 +33,7 @@ fn seen(last_tick: u16, client: u8, backend: u8, kind: u8) -> FlowSeen {
 
 /// Nothing is overdue, and nobody hears what was lost.
 fn sweep(table: &FlowTable, now: u16, limits: impl Fn(BackendId) -> IdleTicks) -> Census {
-    table.sweep(now, limits, |_| false, |_, _, _| ())
+    table.sweep(now, limits, |_| false, |_| false, |_, _, _| ())
 }
 
 #[test]
@@ -59,12 +59,66 @@ fn a_sweep_tells_once_of_who_was_not_answered() {
     let told = || {
         let mut told = Vec::new();
         let limits = |_| IdleTicks { established: 50, ..LIMITS };
-        table.sweep(100, limits, |index| index < 2, |_, backend, signal| told.push((backend.raw(), signal)));
+        table.sweep(100, limits, |index| index < 2, |_| false, |_, backend, signal| told.push((backend.raw(), signal)));
         told
     };
     let expected = [(1, Signal::Unanswered), (5, Signal::Unanswered), (6, Signal::IdleDeaths), (9, Signal::Unanswered)];
     assert_eq!(told(), expected);
     assert_eq!(told(), []);
+}
+
+#[test]
+fn a_client_that_went_without_its_answer_is_told_of_once_where_one_is_owed() {
+    let table = table(128);
+    let (turn, both_fin, later) = (SEEN_TURN, BOTH | SEEN_FIN, SEEN_LATER);
+    let of = |backend, tick, client, server, kind| (backend, seen(tick, client, server, kind));
+    for (entry, (backend, seen)) in [
+        // Closed its side long ago; a moment ago; both sides closed; reset.
+        of(1, 96, both_fin | turn, BOTH, 0),
+        of(2, 97, both_fin | turn, BOTH, 0),
+        of(3, 100, both_fin | turn, both_fin, 0),
+        of(4, 100, BOTH | turn | SEEN_RST, BOTH, 0),
+        // Answered; asked nothing; still waits; a farewell after an answer.
+        of(5, 96, both_fin | turn, BOTH | turn, 0),
+        of(6, 96, both_fin, BOTH, 0),
+        of(7, 90, BOTH | turn, BOTH, 0),
+        of(8, 96, both_fin | later, both_fin | turn, 0),
+        // Severed; reset by the server; one-sided; counted already; nobody knows whether it is owed an answer.
+        of(9, 96, both_fin | turn, BOTH, FLOW_SEVER),
+        of(10, 96, both_fin | turn, BOTH | SEEN_RST, 0),
+        of(11, 96, both_fin | turn, 0, FLOW_ONE_SIDED),
+        of(12, 96, both_fin | turn, BOTH | SEEN_FAULT, 0),
+        of(13, 96, both_fin | turn, BOTH, 0),
+        // It is forgotten in this very sweep.
+        of(14, 80, both_fin | turn, both_fin, 0),
+        of(15, 0, both_fin | turn, BOTH, 0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        put(&table, entry, backend, seen);
+    }
+    let told = |now| {
+        let mut told = Vec::new();
+        let limits = |_| IdleTicks { established: 50, ..LIMITS };
+        table.sweep(
+            now,
+            limits,
+            |_| false,
+            |backend| backend != id(13),
+            |_, backend, signal| {
+                told.push((backend.raw(), signal));
+            },
+        );
+        told
+    };
+    let unanswered =
+        |backends: &[u16]| backends.iter().map(|each| (*each, Signal::ClosedUnanswered)).collect::<Vec<_>>();
+    assert_eq!(told(100), unanswered(&[1, 3, 4, 14, 15]));
+    assert_eq!(told(100), []);
+    assert_eq!(told(101), unanswered(&[2]));
+    // Where it goes by its time-out later, it is no second error.
+    assert_eq!(told(148), [(7, Signal::IdleDeaths), (13, Signal::IdleDeaths)]);
 }
 
 #[test]

@@ -240,3 +240,42 @@ fn deadlines_go_on_while_a_hook_is_waited_for() {
     pass(&mut releases, 10, None);
     assert_eq!(releases.release(WEB).state, State::Frozen);
 }
+
+/// Webhooks are told what is so: one of rollbacks that it has begun, once; one of events also that it came through.
+#[tokio::test]
+async fn a_rollback_that_the_kernel_refuses_at_first_is_told_once() {
+    const SOON: Duration = Duration::from_secs(5);
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let take = |body: axum::body::Bytes| async move {
+        let event: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        let text = |of: &serde_json::Value| of.as_str().unwrap_or_default().to_owned();
+        told.send((text(&event["type"]), text(&event["data"]["state"]), event["data"]["to"].as_f64())).expect("heard");
+    };
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(axum::routing::post(take))).await });
+
+    for (moment, expected) in
+        [(Moment::Rollback, &["rolling-back"][..]), (Moment::Event, &["progressing", "rolling-back", "rolled-back"])]
+    {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut external = webhook(moment);
+        external.webhooks[0].url = format!("http://{address}").parse().expect("an address");
+        let mut releases = releases(directory.path(), external);
+        let (tasks, _answers) = External::start(releases.services()).expect("starts");
+        releases.set_external(tasks);
+        releases.command("web", Event::Start, PERSON).expect("started");
+        releases.kernel.fails_to_lower = true;
+        releases.command("web", Event::Rollback, PERSON).expect_err("refused");
+        releases.advance(SECOND * 2);
+        releases.kernel.fails_to_lower = false;
+        releases.advance(SECOND * 2);
+        assert_eq!(releases.release(WEB).state, State::RolledBack);
+        for state in expected {
+            let (kind, found, to) = tokio::time::timeout(SOON, heard.recv()).await.expect("in time").expect("a call");
+            assert_eq!((found.as_str(), to), (*state, Some(0.0)), "{kind}");
+        }
+        let more = tokio::time::timeout(SECOND / 5, heard.recv()).await;
+        assert!(more.is_err(), "{more:?}");
+    }
+}
