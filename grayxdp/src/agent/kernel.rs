@@ -21,7 +21,7 @@ use crate::{
     decide::{
         pin::Pin,
         settings::{BackendSetting, BackendState},
-        signals::ServiceSignals,
+        signals::{Counts, ServiceSignals},
         weights::Weights,
     },
     kernel::{
@@ -133,11 +133,16 @@ impl Kernel for DataPlane {
     // Where replies do not pass, most of what there is to judge cannot be seen, and no fault at all would look like none.
     fn signals(&mut self) -> Result<Vec<ServiceSignals>, KernelError> {
         let SignalReadings { services, backends } = DataPlane::signals(self);
-        let counted = services.iter().enumerate().filter(|(_, signals)| !signals.one_sided);
-        let read = |(service, kernel::ServiceSignals { versions: [v1, v2], .. }): (usize, &kernel::ServiceSignals)| {
-            let own = backends.iter().filter(|backend| (backend.service, backend.version) == (service, Version::V2));
-            let backends = own.map(|backend| (backend.address, backend.signals.counts)).collect();
-            ServiceSignals { service, v1: v1.clone(), v2: v2.clone(), backends }
+        let mut of_v2: Vec<Vec<(SocketAddr, Counts)>> = vec![Vec::new(); services.len()];
+        for backend in backends.iter().filter(|backend| backend.version == Version::V2) {
+            if let Some(own) = of_v2.get_mut(backend.service) {
+                own.push((backend.address, backend.signals.counts));
+            }
+        }
+        let counted = services.iter().zip(of_v2).enumerate().filter(|(_, (signals, _))| !signals.one_sided);
+        let read = |(service, (signals, backends)): (usize, (&kernel::ServiceSignals, _))| {
+            let [v1, v2] = signals.versions.clone();
+            ServiceSignals { service, v1, v2, backends }
         };
         Ok(counted.map(read).collect())
     }
