@@ -279,6 +279,15 @@ mod tests {
         }
     }
 
+    /// What is left of it after the other signals have had their part must be a hundred.
+    #[test]
+    fn two_bad_ones_of_a_version_with_one_connection_in_a_hundred_prove_harm_beside_two_of_the_other() {
+        let mut test = RatioTest::new();
+        let counted = Counted { n1: 990, n2: 10, e1: 2, e2: 2 };
+        test.absorb(&BOUNDS, &counted, Share::exactly(0.01), 10.0, 1.0);
+        assert!(test.log_worse() > 120f64.ln(), "{}", test.log_worse().exp());
+    }
+
     #[test]
     fn rare_errors_are_cleared_by_rarity() {
         let mut test = RatioTest::new();
