@@ -165,8 +165,10 @@ impl Analysis {
             return self.judge.judgement();
         };
         let (now, before) = (&reading.signals, &seen.signals);
-        let backends: Vec<(SocketAddr, Counts)> =
-            now.backends.iter().map(|(address, counts)| (*address, counts_since(*address, *counts, before))).collect();
+        let backends = now.backends.iter().enumerate();
+        let backends: Vec<(SocketAddr, Counts)> = backends
+            .map(|(place, (address, counts))| (*address, counts_since(place, *address, *counts, before)))
+            .collect();
         let unweighted =
             (grown(reading.unweighted.0, seen.unweighted.0), grown(reading.unweighted.1, seen.unweighted.1));
         let (v1, v2): (Signals, Signals) = (now.v1.since(&before.v1), now.v2.since(&before.v2));
@@ -209,8 +211,10 @@ fn grown(now: u64, before: u64) -> u64 {
     now.checked_sub(before).unwrap_or(now)
 }
 
-fn counts_since(address: SocketAddr, counts: Counts, before: &ServiceSignals) -> Counts {
-    let former = before.backends.iter().find(|(of, _)| *of == address);
+/// Of the backend at a place in the list, which mostly is the former list's, too.
+fn counts_since(place: usize, address: SocketAddr, counts: Counts, before: &ServiceSignals) -> Counts {
+    let is_same = |former: &&(SocketAddr, Counts)| former.0 == address;
+    let former = before.backends.get(place).filter(is_same).or_else(|| before.backends.iter().find(is_same));
     former.and_then(|(_, former)| counts.since(former)).unwrap_or(counts)
 }
 

@@ -2,10 +2,10 @@
 //! sweep can find.
 //!
 //! Rows are mapped into memory. One stripe of rows for each CPU is written by the packet program, and only ever grows; the
-//! one behind them is the agent's own, and makes sums begin anew ([`Rows::retire`]). There lies what a former program counted, so that a new agent's readings go on where the
-//! last one's ended: it is copied before the programs change, and once more when the former one has ended. What was counted
-//! for a backend that serves another version now, or whose number is given to another one, moves to a row of its former
-//! version's, so that a version's sums never fall.
+//! one behind them is the agent's own, and makes sums begin anew ([`Rows::retire`]). There lies what a former program
+//! counted, so that a new agent's readings go on where the last one's ended: it is copied before the programs change, and
+//! once more when the former one has ended. What was counted for a backend that serves another version now, or whose number
+//! is given to another one, moves to a row of its former version's, so that a version's sums never fall.
 
 mod shape;
 
@@ -28,7 +28,7 @@ use grayxdp_common::{
 pub(super) use self::shape::Shape;
 use super::{
     DataPlane, KernelError, flows,
-    inventory::{BackendSlot, Inventory, Numbered},
+    inventory::{BackendSlot, Inventory, Numbered, ServiceSlot},
     mapped::Mapped,
     maps::mapped,
 };
@@ -391,17 +391,23 @@ impl SignalCache {
         is_known.then_some(moved)
     }
 
-    /// A version of a service: backends of now and of former times, added.
-    fn version(&self, rows: &Rows, service: ServiceId, version: Version) -> Signals {
-        let mut sum = Signals::from(&rows.sum(rows.shape.past_row(service, version).into_iter()));
-        sum.groups = rows.groups(rows.shape.groups_of(service, version));
+    /// Both versions of these services: backends of now and of former times, added.
+    fn versions(&self, rows: &Rows, services: impl Iterator<Item = u16>) -> HashMap<u16, [Signals; 2]> {
+        let without = |number: u16, version: Version| {
+            let service = ServiceId(number.into());
+            let mut sum = Signals::from(&rows.sum(rows.shape.past_row(service, version).into_iter()));
+            sum.groups = rows.groups(rows.shape.groups_of(service, version));
+            sum
+        };
+        let mut sums: HashMap<u16, [Signals; 2]> =
+            services.map(|number| (number, Version::ALL.map(|version| without(number, version)))).collect();
         let all = self.readings.backends.iter().map(|one| &one.signals).chain(&self.retired);
         for ((_, entry), signals) in self.numbers.iter().zip(all) {
-            if u32::from(entry.service) == service.0 && version_of(entry) == version {
-                sum.add(signals);
+            if let Some([v1, v2]) = sums.get_mut(&entry.service) {
+                if version_of(entry) == Version::V2 { v2.add(signals) } else { v1.add(signals) }
             }
         }
-        sum
+        sums
     }
 }
 
@@ -412,16 +418,19 @@ impl DataPlane {
         let inventory = &self.blueprint.inventory;
         let moved = cache.refresh(rows, inventory);
         cache.readings.services.resize_with(inventory.services.len(), ServiceSignals::default);
-        for (index, (setup, slot)) in self.setup.services.iter().zip(&inventory.services).enumerate() {
-            let has_moved = |moved: &HashSet<u16>| moved.iter().any(|number| u32::from(*number) == slot.id.0);
-            if moved.as_ref().is_none_or(has_moved) {
-                let [v1, v2] = Version::ALL.map(|version| cache.version(rows, slot.id, version));
-                let own =
-                    cache.readings.backends.iter().filter(|one| (one.service, one.version) == (index, Version::V2));
-                let backends = own.map(|one| (one.address, one.signals.counts)).collect();
-                if let Some(service) = cache.readings.services.get_mut(index) {
-                    *service = ServiceSignals { service: index, sight: setup.sight(), v1, v2, backends };
-                }
+        let number = |slot: &ServiceSlot| u16::try_from(slot.id.0).ok();
+        let has_moved = |number: &u16| moved.as_ref().is_none_or(|moved| moved.contains(number));
+        let mut sums = cache.versions(rows, inventory.services.iter().filter_map(number).filter(has_moved));
+        let mut of_v2: Vec<Vec<(SocketAddr, Counts)>> = vec![Vec::new(); self.setup.services.len()];
+        for backend in cache.readings.backends.iter().filter(|backend| backend.version == Version::V2) {
+            if let Some(own) = of_v2.get_mut(backend.service) {
+                own.push((backend.address, backend.signals.counts));
+            }
+        }
+        let services = self.setup.services.iter().zip(&inventory.services).zip(of_v2).enumerate();
+        for (reading, (service, ((setup, slot), backends))) in cache.readings.services.iter_mut().zip(services) {
+            if let Some([v1, v2]) = number(slot).and_then(|number| sums.remove(&number)) {
+                *reading = ServiceSignals { service, sight: setup.sight(), v1, v2, backends };
             }
         }
         &cache.readings

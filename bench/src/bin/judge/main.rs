@@ -23,7 +23,7 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 120_000, value_parser = clap::value_parser!(u32).range(100..))]
     equal: u32,
     /// Releases with a worse v2, in each cell.
-    #[arg(long, value_name = "N", default_value_t = 401, value_parser = clap::value_parser!(u32).range(11..))]
+    #[arg(long, value_name = "N", default_value_t = 1001, value_parser = clap::value_parser!(u32).range(11..))]
     runs: u32,
     /// Of the random numbers.
     #[arg(long, value_name = "N", default_value_t = 1)]

@@ -6,7 +6,7 @@ use grayxdp::{
 };
 
 use crate::{
-    rivals,
+    rivals::{self, Knowing, Rival},
     watch::{Found, Watch, median},
 };
 
@@ -29,6 +29,8 @@ pub(crate) struct Cell {
     /// Wald's.
     pub(crate) bound: f64,
     pub(crate) medians: Vec<Option<u32>>,
+    /// The same of the test that knows the ratio.
+    pub(crate) knowing: Option<u32>,
 }
 
 impl Cell {
@@ -61,9 +63,12 @@ pub(crate) fn cells(runs: u32, seed: u64) -> Vec<Cell> {
                     TrafficModel { rate, base_error: BASE_ERROR, latency: None, fault, ..TrafficModel::default() };
                 let seconds = u32::try_from(std::time::Duration::from_secs_f64(3.0 * bound).as_secs()).unwrap_or(0);
                 let watch = Watch { model: &model, judge, weight: &|_| weight, seconds: seconds.max(1800), seed };
-                let medians = medians(&watch.releases(runs, rivals::all));
-                eprintln!("{rate}/s {weight} % x{ratio}: {medians:?}, bound {bound:.1}");
-                cells.push(Cell { rate, weight, ratio, bound, medians });
+                let knowing = || Knowing::new(ratio, f64::from(weight) / 100.0, judge.false_alarm);
+                let all = || rivals::all().into_iter().chain([Box::new(knowing()) as Box<dyn Rival>]).collect();
+                let found = watch.releases(runs, all);
+                let (medians, knowing) = (medians(&found), median(&found, 1 + rivals::NAMES.len()));
+                eprintln!("{rate}/s {weight} % x{ratio}: {medians:?}, knowing {knowing:?}, bound {bound:.1}");
+                cells.push(Cell { rate, weight, ratio, bound, medians, knowing });
             }
         }
     }

@@ -22,6 +22,31 @@ pub(crate) fn none() -> Vec<Box<dyn Rival>> {
     Vec::new()
 }
 
+/// Wald's test of v2's ratio against one, at the judge's rate of false alarms: it is told the ratio and v2's share, and
+/// watches nothing but errors. No rule that looks once a second can be much sooner; what is beyond it is the price of not
+/// knowing.
+pub(crate) struct Knowing {
+    log_ratio: f64,
+    /// What an error of either version takes off.
+    log_norm: f64,
+    log_limit: f64,
+    log_value: f64,
+}
+
+impl Knowing {
+    pub(crate) fn new(ratio: f64, share: f64, alpha: f64) -> Self {
+        let log_norm = (1.0 + share * (ratio - 1.0)).ln();
+        Self { log_ratio: ratio.ln(), log_norm, log_limit: (1.0 / alpha).ln(), log_value: 0.0 }
+    }
+}
+
+impl Rival for Knowing {
+    fn blames(&mut self, _second: u32, counted: &Counted) -> bool {
+        self.log_value += counted.e2 * self.log_ratio - (counted.e1 + counted.e2) * self.log_norm;
+        self.log_value >= self.log_limit
+    }
+}
+
 /// The counts of the minute that is just over.
 #[derive(Default)]
 struct Minute(Counted);

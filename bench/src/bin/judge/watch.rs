@@ -77,7 +77,7 @@ impl Watch<'_> {
     }
 
     /// So many of them, on all processors.
-    pub(crate) fn releases(&self, runs: u32, rivals: fn() -> Vec<Box<dyn Rival>>) -> Vec<Found> {
+    pub(crate) fn releases(&self, runs: u32, rivals: impl Fn() -> Vec<Box<dyn Rival>> + Sync) -> Vec<Found> {
         let threads = thread::available_parallelism().map_or(1, NonZero::get);
         let of_thread = |thread: usize| -> Vec<Found> {
             (0..runs).skip(thread).step_by(threads).map(|number| self.release(number, rivals())).collect()

@@ -115,10 +115,12 @@ impl<K: Kernel> Releases<K> {
         if self.looks.complaint.take().is_some() {
             tracing::info!("signals_read_again");
         }
+        let unweighted = unweighted(&counters, self.services.len());
         let mut unsaved = Vec::new();
         for index in judged {
             let found = signals.iter().position(|each| each.service == index).map(|place| signals.swap_remove(place));
-            let reading = found.map(|signals| Reading { signals, unweighted: unweighted(&counters, index) });
+            let unweighted = unweighted.get(index).copied().unwrap_or_default();
+            let reading = found.map(|signals| Reading { signals, unweighted });
             let weights = self.release(index).weights.clone();
             let judgement = self.standings[index].analysis.look(reading, &weights, elapsed).clone();
             self.observe(index, Event::Judged(judgement));
@@ -260,13 +262,15 @@ fn evidence_of(FuseTally { flows: [n1, n2], failures: [e1, e2] }: FuseTally, bud
     }
 }
 
-/// New flows of v1 and of v2 that went where they did by a pin, or for want of a live backend.
-fn unweighted(counters: &[BackendReading], service: usize) -> (u64, u64) {
-    let of = |version: Version| {
-        let own = counters.iter().filter(|reading| (reading.service, reading.version) == (service, version));
-        own.map(|reading| reading.counters.pinned_flows + reading.counters.fallback_flows).sum()
-    };
-    (of(Version::V1), of(Version::V2))
+/// New flows of v1 and of v2 that went where they did by a pin, or for want of a live backend; by service.
+fn unweighted(counters: &[BackendReading], services: usize) -> Vec<(u64, u64)> {
+    let mut sums = vec![(0, 0); services];
+    for BackendReading { service, version, counters, .. } in counters {
+        let Some((v1, v2)) = sums.get_mut(*service) else { continue };
+        let sum: &mut u64 = if *version == Version::V2 { v2 } else { v1 };
+        *sum += counters.pinned_flows + counters.fallback_flows;
+    }
+    sums
 }
 
 #[cfg(test)]

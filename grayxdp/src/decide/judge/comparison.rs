@@ -57,12 +57,13 @@ impl Kind {
     /// Its part of the budget, before it is scaled to what there is. What tells most gets most.
     pub(super) const fn budget(self) -> f64 {
         match self {
-            Self::Errors => 0.62,
-            Self::Answers => 0.22,
-            Self::FirstResponse | Self::ClientResets => 0.11,
-            Self::LaterResponse => 0.05,
-            Self::Handshake => 0.02,
-            Self::ZeroWindows | Self::Retransmissions => 0.01,
+            Self::Errors => 0.86,
+            Self::Answers => 0.28,
+            Self::FirstResponse => 0.08,
+            Self::ClientResets => 0.11,
+            Self::LaterResponse => 0.03,
+            Self::Handshake => 0.015,
+            Self::ZeroWindows | Self::Retransmissions => 0.0075,
         }
     }
 

@@ -22,20 +22,22 @@ use super::{
     mixture::{Mixture, log_sum},
 };
 
-/// How many times as bad as what is tolerated, and what part of the evidence looks for that.
-const WORSE: [f64; 8] = [1.15, 1.35, 1.6, 2.1, 3.0, 5.0, 11.0, 45.0];
+/// How many times as bad as what is tolerated, and what part of the evidence looks for that. A ratio that lies between two
+/// of them is found by both. The largest ones have most: they should be found by their first two or three bad ones, each of
+/// which is worth so much that a little less evidence costs a whole one more. The smallest are found late, when their share
+/// hardly matters.
+const WORSE: [f64; 7] = [1.2, 1.48, 2.1, 3.3, 7.0, 14.0, 52.0];
 /// Their logarithms.
-const LOG_WORSE: [f64; 8] = [
-    0.139_761_942_375_158_7,
-    0.300_104_592_450_338_1,
-    0.470_003_629_245_735_6,
+const LOG_WORSE: [f64; 7] = [
+    0.182_321_556_793_954_6,
+    0.392_042_087_776_023_7,
     0.741_937_344_729_377_3,
-    1.098_612_288_668_109_8,
-    1.609_437_912_434_100_3,
-    2.397_895_272_798_370_7,
-    3.806_662_489_770_319_6,
+    1.193_922_468_472_434_6,
+    1.945_910_149_055_313_2,
+    2.639_057_329_615_258_4,
+    3.951_243_718_581_427_5,
 ];
-const WORSE_PRIORS: [f64; 8] = [0.03, 0.08, 0.13, 0.14, 0.13, 0.14, 0.17, 0.18];
+const WORSE_PRIORS: [f64; 7] = [0.05, 0.165, 0.12, 0.095, 0.11, 0.21, 0.25];
 /// Ratios to v1 that are no worse, and the same of these.
 const BETTER: [f64; 4] = [0.25, 0.7, 1.0, 1.15];
 const BETTER_PRIORS: [f64; 4] = [0.1, 0.2, 0.5, 0.2];
@@ -275,6 +277,15 @@ mod tests {
             test.absorb(&BOUNDS, &Counted { n1: 100, n2: 100, e1: 50, e2: 50 }, Share::exactly(share), 0.0, 1.0);
             assert_eq!((test.log_worse(), test.ledger().ratio(0.01)), (0.0, None), "{share}");
         }
+    }
+
+    /// What is left of it after the other signals have had their part must be a hundred.
+    #[test]
+    fn two_bad_ones_of_a_version_with_one_connection_in_a_hundred_prove_harm_beside_two_of_the_other() {
+        let mut test = RatioTest::new();
+        let counted = Counted { n1: 990, n2: 10, e1: 2, e2: 2 };
+        test.absorb(&BOUNDS, &counted, Share::exactly(0.01), 10.0, 1.0);
+        assert!(test.log_worse() > 120f64.ln(), "{}", test.log_worse().exp());
     }
 
     #[test]

@@ -358,7 +358,7 @@ fn a_state_of_something_else_is_refused_with_the_reason() {
     for (config, text, part) in [
         (CONFIG, String::new(), "cannot be read"),
         (CONFIG, "{}".to_owned(), "cannot be read"),
-        (CONFIG, text.replace("\"version\":1", "\"version\":99"), "version 99, this agent reads version 1"),
+        (CONFIG, text.replace("\"version\":2", "\"version\":99"), "version 99, this agent reads version 2"),
         (CONFIG, text.replace("beginnings", "begun"), "cannot be read"),
         (other, text.clone(), "under other settings"),
     ] {
