@@ -63,6 +63,7 @@ pub(crate) fn answer(packet: Packet, payload: Payload, service_flags: u16) -> An
 fn http1(packet: Packet, offset: usize, payload_len: usize) -> Option<Answer> {
     const HTTP: u32 = u32::from_ne_bytes(*b"HTTP");
     const SLASH_ONE: u16 = u16::from_ne_bytes(*b"/1");
+    const CONTINUE_LEN: usize = b"HTTP/1.1 100 Continue\r\n\r\n".len();
     if payload_len < 13 {
         return None;
     }
@@ -82,6 +83,8 @@ fn http1(packet: Packet, offset: usize, payload_len: usize) -> Option<Answer> {
     match line.u8::<9>() {
         // 101 (Switching Protocols) ends HTTP on this connection; the other ones come before the response proper.
         b'1' if line.u8::<10>() == b'0' && line.u8::<11>() == b'1' => Some(Answer::Good),
+        // More than a bare 100 Continue: the final answer may be in it, too.
+        b'1' if line.u8::<10>() == b'0' && line.u8::<11>() == b'0' && payload_len > CONTINUE_LEN => None,
         b'1' => Some(Answer::Interim),
         b'2' | b'3' => Some(Answer::Good),
         b'4' => Some(Answer::ClientError),

@@ -32,6 +32,10 @@ pub(crate) fn take_head(context: &XdpContext) -> Option<()> {
     sample.reserved = 0;
     let cell = maps::tracing()?;
     let tracing = cell.read();
+    if tracing.one_in == 0 {
+        // It ended since it was looked at first.
+        return None;
+    }
     if tracing.is_over(clock::now() as u16) {
         cell.end(tracing);
         return None;

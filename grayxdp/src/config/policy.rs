@@ -13,7 +13,7 @@ use super::{
 use crate::decide::{
     controller::{Analysis, Gate, OnDeadline, OnFailure, Pause, Policy},
     judge::JudgeConfig,
-    schedule::Schedule,
+    schedule::{Millionths, Schedule},
 };
 
 /// How long after a promotion harm still rolls back.
@@ -32,6 +32,8 @@ pub(super) const ANALYSIS_KEYS: &[&str] = &[
     "freeze_after",
     "accelerate",
 ];
+/// Keys that say something of replies.
+const OF_REPLIES: [&str; 4] = ["max_p99", "tolerate_latency", "negligible_latency", "accelerate"];
 /// Keys that steer a schedule, of which a manual one has none.
 const STEERING: [&str; 4] = ["hold", "max_step", "gates", "promote_after"];
 
@@ -51,16 +53,18 @@ impl RawPolicy {
         let Policy { analysis, .. } = self.0;
         let (correlated, peeks) = (key == Key::SourceIp, observe != Observe::None);
         let judge = JudgeConfig { correlated, peeks, one_sided: !mode.sees_replies(), ..analysis.judge };
-        Policy { analysis: Analysis { judge, ..analysis }, asks_first: external.asks(), ..self.0 }
+        // What is not seen to answer is not sped up to.
+        let accelerate = if mode.sees_replies() { analysis.accelerate } else { Millionths::ONE };
+        Policy { analysis: Analysis { judge, accelerate, ..analysis }, asks_first: external.asks(), ..self.0 }
     }
 }
 
 /// `None` after a problem was noted.
-pub(super) fn read(section: &Section<'_>, schedule: Option<&Schedule>) -> Option<RawPolicy> {
+pub(super) fn read(section: &Section<'_>, mode: Option<ModeKind>, schedule: Option<&Schedule>) -> Option<RawPolicy> {
     let RawPolicy(default) = RawPolicy::default();
     let deadlines = [OnDeadline::Freeze, OnDeadline::Fail].map(|choice| (choice.name(), choice));
     let analysis = match section.optional_item("analysis") {
-        Some(item) => analysis(&item.section(ANALYSIS_KEYS), &default.analysis),
+        Some(item) => analysis(&item.section(ANALYSIS_KEYS), mode, &default.analysis),
         None => Some(default.analysis),
     };
     let hold = section.or("hold", default.hold, value::length);
@@ -90,6 +94,18 @@ pub(super) fn read(section: &Section<'_>, schedule: Option<&Schedule>) -> Option
         asks_first: default.asks_first,
     };
     fits.then_some(RawPolicy(policy))
+}
+
+/// Whether nothing in the analysis needs replies where they do not pass; a problem was noted if something does.
+fn fits_mode(section: &Section<'_>, mode: ModeKind) -> bool {
+    if mode.sees_replies() {
+        return true;
+    }
+    let vain: Vec<Item<'_>> = OF_REPLIES.iter().filter_map(|key| section.optional_item(key)).collect();
+    for item in &vain {
+        item.note(format!("{} needs replies, which do not pass in mode `{}`", item.what(), mode.name()), "remove it");
+    }
+    vain.is_empty()
 }
 
 fn some<T>(read: Result<T, Wrong>) -> Result<Option<T>, Wrong> {
@@ -128,7 +144,8 @@ fn fits(section: &Section<'_>, schedule: &Schedule) -> bool {
 }
 
 /// `None` after a problem was noted.
-fn analysis(section: &Section<'_>, default: &Analysis) -> Option<Analysis> {
+fn analysis(section: &Section<'_>, mode: Option<ModeKind>, default: &Analysis) -> Option<Analysis> {
+    let fits = mode.is_none_or(|mode| fits_mode(section, mode));
     let judge = default.judge;
     let choices = [OnFailure::Rollback, OnFailure::Freeze].map(|choice| (choice.name(), choice));
     let enabled = section.or("enabled", default.enabled, value::boolean);
@@ -156,6 +173,7 @@ fn analysis(section: &Section<'_>, default: &Analysis) -> Option<Analysis> {
         );
         return None;
     }
+    fits.then_some(())?;
     Some(Analysis {
         enabled: enabled?.into_inner(),
         judge: JudgeConfig {
@@ -306,7 +324,7 @@ accelerate = 2.5
                 },
                 on_failure: OnFailure::Freeze,
                 freeze_after: Some(seconds(3600)),
-                accelerate: crate::decide::schedule::Millionths(2_500_000),
+                accelerate: Millionths(2_500_000),
             },
             hold: seconds(30),
             max_step: Some(weight(2.5)),
@@ -401,5 +419,28 @@ accelerate = 2.5
         let several =
             parse(LINEAR, "hold = 30\nmax_step = 0\nanalysis = { margin = 1, tolerate = 0 }").expect_err("wrong");
         assert_eq!(several.errors().len(), 4, "{several}");
+    }
+
+    #[test]
+    fn what_needs_replies_is_refused_where_they_do_not_pass() {
+        let parse = |mode: &str, lines: &str| {
+            let rest = format!("\nkey = \"connection\"\nmode = \"{mode}\"\n{lines}");
+            Config::parse("lb.toml", &sample::text("tcp", &rest).replace(":8080", ":80"))
+        };
+        let release =
+            |line: &str| format!("[service.release]\nschedule = {LINEAR}\n[service.release.analysis]\n{line}");
+        for line in ["max_p99 = \"200ms\"", "tolerate_latency = 1.2", "negligible_latency = \"1ms\"", "accelerate = 4"]
+        {
+            let key = line.split(' ').next().expect("a key");
+            let refused = parse("dsr", &release(line)).expect_err("refused").to_string();
+            assert!(refused.contains(&format!("`{key}` of ")), "{refused}");
+            assert!(refused.contains("needs replies, which do not pass in mode `dsr`"), "{refused}");
+            assert!(parse("nat", &release(line)).is_ok(), "{line}");
+        }
+        let refused = parse("dsr", "observe = \"http1\"").expect_err("refused").to_string();
+        assert!(refused.contains("`observe`") && refused.contains("needs replies"), "{refused}");
+        assert!(parse("dsr", "observe = \"none\"").is_ok());
+        let config = parse("dsr", &release("max_error_rate = 2")).expect("valid");
+        assert_eq!(config.services[0].policy.analysis.accelerate, Millionths::ONE);
     }
 }

@@ -4,7 +4,7 @@ use grayxdp_common::weight::Weight;
 use toml::Spanned;
 
 use super::{
-    External, OnRollback, external, policy,
+    External, ModeKind, OnRollback, external, policy,
     policy::RawPolicy,
     section::{Item, Section, list},
     value,
@@ -70,15 +70,15 @@ impl Default for Release {
     }
 }
 
-/// `None` after a problem was noted.
-pub(super) fn read(section: &Section<'_>) -> Option<Release> {
+/// A release at a service of this mode, if that is known. `None` after a problem was noted.
+pub(super) fn read(section: &Section<'_>, mode: Option<ModeKind>) -> Option<Release> {
     let default = Release::default();
     let schedule = schedule(section);
     let orders = [Order::Together, Order::OneByOne].map(|order| (order.name(), order));
     let order = section.or("order", default.order, |value| value::choice(value, &orders));
     let choices = [OnRollback::Keep, OnRollback::Sever].map(|choice| (choice.name(), choice));
     let on_rollback = section.or("on_rollback", default.on_rollback, |value| value::choice(value, &choices));
-    let policy = policy::read(section, schedule.as_ref());
+    let policy = policy::read(section, mode, schedule.as_ref());
     let external = external::read(section);
     let (schedule, order) = (schedule?, order?.into_inner());
     if (&schedule, order) == (&Schedule::Manual, Order::OneByOne) {

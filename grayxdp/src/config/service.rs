@@ -115,11 +115,11 @@ pub(super) fn read(section: &Section<'_>) -> RawService {
         v1: pool(section, "v1", ports),
         v2: pool(section, "v2", ports),
         release: match section.optional_item("release") {
-            Some(item) => release::read(&item.section(release::KEYS)),
+            Some(item) => release::read(&item.section(release::KEYS), mode),
             None => Some(release::Release::default()),
         },
         health: health::read(section, protocol.as_ref().map(Spanned::get_ref)),
-        observe: signals::observe(section, protocol.as_ref().map(Spanned::get_ref)),
+        observe: signals::observe(section, protocol.as_ref().map(Spanned::get_ref), mode),
         fuse: signals::fuse(section),
         name,
         vip,

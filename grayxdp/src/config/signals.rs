@@ -5,7 +5,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::{
-    Protocol,
+    ModeKind, Protocol,
     section::Section,
     value::{self, Wrong},
 };
@@ -56,10 +56,16 @@ pub struct Fuse {
 }
 
 /// `None` after a problem was noted.
-pub(super) fn observe(service: &Section<'_>, protocol: Option<&Protocol>) -> Option<Observe> {
+pub(super) fn observe(service: &Section<'_>, protocol: Option<&Protocol>, mode: Option<ModeKind>) -> Option<Observe> {
     let names = Observe::ALL.map(|observe| (observe.name(), observe));
     let item = service.optional_item("observe");
     let observe = service.or("observe", Observe::default(), |value| value::choice(value, &names))?.into_inner();
+    if let (Some(item), Some(mode)) = (&item, mode.filter(|mode| !mode.sees_replies()))
+        && observe != Observe::None
+    {
+        item.note(format!("{} needs replies, which do not pass in mode `{}`", item.what(), mode.name()), "remove it");
+        return None;
+    }
     if let (Some(item), Observe::Http1 | Observe::Tls, Some(Protocol::Udp)) = (item, observe, protocol) {
         item.note(
             format!("{} is `{}`, which goes by TCP: the protocol is `udp`", item.what(), observe.name()),

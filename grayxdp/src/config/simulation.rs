@@ -231,7 +231,8 @@ fn read_service(section: &Section<'_>) -> Option<SimulatedService> {
     let name = section.or("name", NAME_DEFAULT.to_owned(), value::name);
     let key = section.or("key", Key::SourceIp, |value| value::choice(value, &keys));
     let sharding = shards::read(section);
-    let release = section.optional_item("release").map(|item| release::read(&item.section(release::KEYS)));
+    let release =
+        section.optional_item("release").map(|item| release::read(&item.section(release::KEYS), Some(ModeKind::Nat)));
     let (name, key) = (name?.into_inner(), key?.into_inner());
     let default = default_service(&name, key);
     let (sharding, shard_count) = sharding?;

@@ -121,6 +121,7 @@ fn answer(observe: Observe, payload: &[u8], is_udp: bool, signs: &mut Signs, cou
         Observe::None => {}
         Observe::Http1 => match http_status(payload) {
             Some(101 | 200..=399) => counts.answers_good += 1,
+            Some(100) if payload.len() > 25 => counts.answers_unknown += 1,
             Some(100..=199) => return,
             Some(400..=499) => counts.answers_client_error += 1,
             Some(500..=599) => counts.answers_server_error += 1,

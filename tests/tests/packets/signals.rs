@@ -420,6 +420,8 @@ fn http_statuses_are_read_where_a_response_begins_and_nowhere_else() {
             (&[b"HTTP/1.1 404 Not Found\r\n", b"HTTP/1.1 500 Oh\r\n", b"HTTP/1.1 503 \r\n"], [0, 1, 2, 0, 3]),
             // Not final: the turn goes on, and what follows is its answer.
             (&[b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 201 Created\r\n"], [1, 0, 0, 0, 1]),
+            // The final answer in the same segment.
+            (&[b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\n\r\n"], [0, 0, 0, 1, 1]),
             (&[b"HTTP/1.1 101 Switching\r\n", b"\x81\x05hello"], [1, 0, 0, 1, 2]),
             // A response that goes on, a shorter one, other versions, no status.
             (

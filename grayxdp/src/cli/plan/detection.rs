@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::print::{self, Align},
-    config::ServiceConfig,
+    config::{Protocol, ServiceConfig},
     decide::judge::{JudgeConfig, planning::Traffic},
     percent::percent,
 };
@@ -47,8 +47,22 @@ fn rows(service: &ServiceConfig, steps: &[(Duration, Weight)], expected: Expecte
     steps.iter().map(|step| row(&service.policy.analysis.judge, expected, step)).collect()
 }
 
-/// For each step.
+/// Why nothing of the service is judged, if nothing is.
+fn unjudged(service: &ServiceConfig) -> Option<&'static str> {
+    let analysis = &service.policy.analysis;
+    if !analysis.enabled {
+        return Some("`analysis.enabled` is false");
+    }
+    // Of datagrams that only come, nothing tells good from bad.
+    (analysis.judge.one_sided && service.protocol == Protocol::Udp)
+        .then_some("replies do not pass here, and UDP has no more")
+}
+
+/// For each step; null where nothing is judged.
 pub(super) fn to_json(service: &ServiceConfig, steps: &[(Duration, Weight)], expected: Expected) -> Value {
+    if unjudged(service).is_some() {
+        return Value::Null;
+    }
     let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
     let row = |row: Row| {
         let found = RATIOS.iter().zip(row.found);
@@ -66,6 +80,9 @@ pub(super) fn to_json(service: &ServiceConfig, steps: &[(Duration, Weight)], exp
 
 /// A table with a row for each step.
 pub(super) fn to_text(service: &ServiceConfig, steps: &[(Duration, Weight)], expected: Expected) -> String {
+    if let Some(why) = unjudged(service) {
+        return format!("v2 is not judged ({why}): the release goes by its schedule.\n");
+    }
     let judge = &service.policy.analysis.judge;
     let mut text = format!(
         "At {} connections/s of which {:.4} % fail, a v2 that fails so many times as often is found after:\n\n",
@@ -89,6 +106,10 @@ pub(super) fn to_text(service: &ServiceConfig, steps: &[(Duration, Weight)], exp
         judge.margin,
         judge.false_alarm * 100.0
     );
+    let unseen = judge.unseen();
+    if !unseen.is_empty() {
+        let _ = writeln!(text, "Replies do not pass here. Not judged: {}.", unseen.join(", "));
+    }
     text
 }
 
@@ -107,7 +128,7 @@ fn rough(time: Option<Duration>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::sample;
+    use crate::config::{Config, sample};
 
     fn service(analysis: &str) -> ServiceConfig {
         let schedule = r#"{ kind = "step", weights = [1, 5, 50], every = "5m" }"#;
@@ -149,5 +170,32 @@ mod tests {
         let text = to_text(&service("{}"), &steps(), EXPECTED);
         let rows = ["x1.5", "x50", "CLEARED", "never", " 5.00 %"];
         assert!(rows.iter().all(|part| text.contains(part)) && text.lines().all(|line| line.len() <= 110), "{text}");
+    }
+
+    #[test]
+    fn nothing_is_promised_where_nothing_is_judged() {
+        let expected = Expected { rate: 1000.0, base_error: 0.005 };
+        let steps = [(Duration::ZERO, Weight::from_hundredths(1000).expect("a weight"))];
+        let read = |protocol: &str, rest: &str| {
+            let mut config = Config::parse("lb.toml", &sample::text(protocol, rest)).expect("valid");
+            config.services.remove(0)
+        };
+        for (service, says) in [
+            (read("udp", "mode = \"dsr\""), "v2 is not judged (replies do not pass here"),
+            (
+                read("tcp", "[service.release]\nanalysis.enabled = false\nschedule = { kind = \"manual\" }"),
+                "v2 is not judged (`an",
+            ),
+        ] {
+            let text = to_text(&service, &steps, expected);
+            assert!(text.starts_with(says), "{text}");
+            assert_eq!(to_json(&service, &steps, expected), Value::Null);
+        }
+        let text = to_text(&read("tcp", "mode = \"dsr\""), &steps, expected);
+        assert!(
+            text.contains("Not judged: answers, latency-first") || text.contains("Not judged: latency-first"),
+            "{text}"
+        );
+        assert!(!to_text(&read("tcp", ""), &steps, expected).contains("Not judged"));
     }
 }

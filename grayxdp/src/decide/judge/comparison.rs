@@ -176,8 +176,15 @@ impl Comparison {
             (Kind::Errors, Some(share)) => line.ratio.absorb(bounds, &counted, share, around.past, around.of_errors),
             // Errors without connections to hold them against.
             (Kind::Errors, None) => {}
-            (Kind::Answers | Kind::ClientResets, _) if around.fell => {}
-            (Kind::Answers | Kind::ClientResets, _) => line.absorb(bounds, &counted, around.of_answers),
+            // A client resets when it is through, long after its connection was counted.
+            (Kind::ClientResets, Some(share)) => {
+                let dispersion = line.residual.value().max(around.of_answers);
+                line.ratio.absorb(bounds, &counted, share, around.past, dispersion);
+                line.residual.absorb(e2 as f64, e1 as f64 + e2 as f64, counted.all(), share.mean);
+            }
+            (Kind::ClientResets, None) => {}
+            (Kind::Answers, _) if around.fell => {}
+            (Kind::Answers, _) => line.absorb(bounds, &counted, around.of_answers),
             _ => line.absorb(bounds, &counted, 1.0),
         }
     }

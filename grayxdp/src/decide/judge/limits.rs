@@ -54,7 +54,7 @@ impl Limit {
         let errors = config.max_error_rate.map(|most| new(LimitKind::Errors, most, 0));
         let answers =
             config.max_error_rate.filter(|_| config.sees(Kind::Answers)).map(|most| new(LimitKind::Answers, most, 0));
-        let p99 = config.max_p99.map(|longest| {
+        let p99 = config.max_p99.filter(|_| config.sees(Kind::FirstResponse)).map(|longest| {
             let us = u32::try_from(longest.as_micros()).unwrap_or(u32::MAX);
             let bucket = bucket_of(us);
             // What is in the limit's own bucket may have kept it.

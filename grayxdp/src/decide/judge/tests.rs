@@ -205,6 +205,21 @@ fn where_replies_do_not_pass_unanswered_connections_and_clients_resets_are_judge
 }
 
 #[test]
+fn resets_of_connections_from_before_a_fall_are_not_held_against_the_smaller_share() {
+    let of = |n: u64, client_resets: u64| Signals {
+        counts: Counts { flows: n, established: n, client_resets, ..Counts::default() },
+        ..Signals::default()
+    };
+    let mut judge = Judge::new(JudgeConfig { one_sided: true, ..CONFIG });
+    after(&mut judge, 100, &tick(50, &of(50, 10), &of(50, 10)));
+    // The old connections end for a minute and more, as many on one side as on the other.
+    for _ in 0..60 {
+        let found = after(&mut judge, 1, &tick(5, &of(95, 10), &of(5, 10)));
+        assert_ne!(found, Verdict::Harmful, "{:?}", judge.judgement());
+    }
+}
+
+#[test]
 fn when_both_fail_at_once_neither_is_blamed() {
     let mut judge = Judge::new(CONFIG);
     let (well1, well2) = (refused(900, 1), refused(100, 0));
