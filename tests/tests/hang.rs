@@ -1,4 +1,4 @@
-//! A v2 that hangs: it accepts connections, reads requests, and never answers; clients lose patience and go.
+//! A v2 that hangs: it accepts connections, reads requests, and never answers; clients lose patience and go, or wait.
 
 use std::{
     net::SocketAddr,
@@ -19,7 +19,7 @@ use grayxdp_tests::{
     process::wait_until,
     sweep,
     topology::{Family, Topology, Version},
-    traffic::Connection,
+    traffic::{Connection, REQUEST_MAX},
 };
 use tokio::{
     task::JoinSet,
@@ -28,13 +28,12 @@ use tokio::{
 
 const SOURCES: u16 = 5000;
 const LEARNING: Duration = Duration::from_secs(6);
-const PATIENCE: Duration = Duration::from_secs(2);
 /// From the first request that hangs.
 const FOUND_MAX: Duration = Duration::from_secs(15);
 /// 200 new connections a second.
 const PERIOD: Duration = Duration::from_millis(5);
 
-/// Clients that ask once on each connection, wait for [`PATIENCE`] and then close it.
+/// Clients that ask once on each connection, and close it when they have waited for so long.
 struct Impatient {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
@@ -43,13 +42,13 @@ struct Impatient {
 }
 
 impl Impatient {
-    fn start(client: &Netns, target: SocketAddr) -> Result<Self> {
+    fn start(client: &Netns, target: SocketAddr, patience: Duration) -> Result<Self> {
         let [answered, gave_up] = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
         let stop = Arc::new(AtomicBool::new(false));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let job = {
             let (stop, answered, gave_up) = (Arc::clone(&stop), Arc::clone(&answered), Arc::clone(&gave_up));
-            move || runtime.block_on(ask_on_and_on(target, stop, answered, gave_up))
+            move || runtime.block_on(ask_on_and_on(target, patience, stop, answered, gave_up))
         };
         Ok(Self { thread: Some(client.spawn("impatient clients", job)?), stop, answered, gave_up })
     }
@@ -71,6 +70,7 @@ impl Drop for Impatient {
 
 async fn ask_on_and_on(
     target: SocketAddr,
+    patience: Duration,
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     gave_up: Arc<AtomicU64>,
@@ -89,7 +89,7 @@ async fn ask_on_and_on(
         let (source, answered, gave_up) = (*source, Arc::clone(&answered), Arc::clone(&gave_up));
         open.spawn(async move {
             let mut connection = Connection::open(target, source).await?;
-            match timeout(PATIENCE, connection.status()).await {
+            match timeout(patience, connection.status()).await {
                 Ok(status) => status.map(|_| answered.fetch_add(1, Ordering::Relaxed))?,
                 Err(_) => gave_up.fetch_add(1, Ordering::Relaxed),
             };
@@ -102,23 +102,24 @@ async fn ask_on_and_on(
     Ok(())
 }
 
-fn service() -> ServiceConfig {
-    let mut service = ServiceConfig::web(Family::V4)
-        .with_schedule(r#"kind = "linear", from = 10, to = 100, step = 10, every = "1h""#);
-    service.more = "observe = \"http1\"".to_owned();
-    service
+/// A release whose v2 has begun to hang, and that was rolled back.
+struct Hung<'a> {
+    agent: Agent<'a>,
+    /// What it said then.
+    rolled_back: serde_json::Value,
+    gave_up: u64,
+    _servers: [FaultyServer<'a>; 2],
 }
 
-#[test]
-fn a_v2_that_hangs_is_rolled_back_within_15_s_at_200_connections_a_second_and_each_is_counted_once() -> Result<()> {
-    sweep::sweep()?;
-    let topology = Topology::new(&sweep::unique_name())?;
-    let service = service();
+fn hang<'a>(topology: &'a Topology, observe: Option<&str>, patience: Duration) -> Result<Hung<'a>> {
+    let mut service = ServiceConfig::web(Family::V4)
+        .with_schedule(r#"kind = "linear", from = 10, to = 100, step = 10, every = "1h""#);
+    service.more = observe.map(|observe| format!("observe = \"{observe}\"")).unwrap_or_default();
     let start =
         |version| FaultyServer::start(topology.backend(version), version, service.backends[version as usize][0]);
     let (v1, v2) = (start(Version::V1)?, start(Version::V2)?);
     let agent = Agent::start(&topology.lb, AgentConfig::new(vec![service.clone()])?)?;
-    let clients = Impatient::start(&topology.client, service.endpoint())?;
+    let clients = Impatient::start(&topology.client, service.endpoint(), patience)?;
     agent.text(&["start", "web"])?;
     sleep(LEARNING);
     let status = agent.service("web")?;
@@ -127,25 +128,55 @@ fn a_v2_that_hangs_is_rolled_back_within_15_s_at_200_connections_a_second_and_ea
     v2.set(Fault::Hang)?;
     let since = Instant::now();
     let is_off = |status: &serde_json::Value| status["state"] == "rolled-back" && status["kernel_weight"] == 0.0;
-    let status = agent.wait_for("web", FOUND_MAX, is_off)?;
-    eprintln!("rolled back {:?} after the server began to hang: {}", since.elapsed(), status["reason"]);
+    let rolled_back = agent.wait_for("web", FOUND_MAX, is_off)?;
+    eprintln!("rolled back {:?} after the server began to hang: {}", since.elapsed(), rolled_back["reason"]);
     let (answered, gave_up) = clients.stop()?;
     assert_eq!((v1.hung(), v2.hung()), (0, gave_up), "{answered} were answered");
+    Ok(Hung { agent, rolled_back, gave_up, _servers: [v1, v2] })
+}
 
+impl Hung<'_> {
+    /// The sum of a metric over a version's backends; `None` where there is no such metric.
+    fn metric(&self, name: &str, version: &str) -> Result<Option<f64>> {
+        let page = self.agent.metrics()?;
+        let of =
+            |line: &&str| line.starts_with(&format!("{name}{{")) && line.contains(&format!("version=\"{version}\""));
+        let values: Vec<f64> =
+            page.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+        Ok((!values.is_empty()).then(|| values.iter().sum()))
+    }
+}
+
+#[test]
+fn a_v2_that_hangs_is_rolled_back_within_15_s_at_200_connections_a_second_and_each_is_counted_once() -> Result<()> {
+    sweep::sweep()?;
+    let topology = Topology::new(&sweep::unique_name())?;
+    let hung = hang(&topology, Some("http1"), Duration::from_secs(2))?;
     // Every connection that hung is an error of v2, once, however long one looks; nobody else's is one.
-    let errors = |version: &str| -> Result<f64> {
-        let page = agent.metrics()?;
-        let of = |line: &&str| {
-            line.starts_with("grayxdp_closed_unanswered_total{") && line.contains(&format!("version=\"{version}\""))
-        };
-        Ok(page.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
-    };
+    let (name, gave_up) = ("grayxdp_closed_unanswered_total", hung.gave_up as f64);
     wait_until("all that hung are counted", Duration::from_secs(15), || {
-        let counted = errors("v2")?;
-        ensure!(counted >= gave_up as f64, "{counted} of {gave_up}");
+        let counted = hung.metric(name, "v2")?;
+        ensure!(counted >= Some(gave_up), "{counted:?} of {gave_up}");
         Ok(())
     })?;
     sleep(Duration::from_secs(3));
-    assert_eq!((errors("v1")?, errors("v2")?), (0.0, gave_up as f64));
+    assert_eq!((hung.metric(name, "v1")?, hung.metric(name, "v2")?), (Some(0.0), Some(gave_up)));
+    Ok(())
+}
+
+#[test]
+fn it_is_found_as_soon_where_nobody_knows_the_protocol_and_clients_go_on_waiting() -> Result<()> {
+    sweep::sweep()?;
+    let topology = Topology::new(&sweep::unique_name())?;
+    let hung = hang(&topology, None, REQUEST_MAX - Duration::from_millis(500))?;
+    let reason = hung.rolled_back["reason"].as_str().unwrap_or_default();
+    ensure!(reason.contains("latency-first"), "{reason}");
+    let (name, gave_up) = ("grayxdp_overdue_requests_total", hung.gave_up as f64);
+    wait_until("each request that hung is counted", Duration::from_secs(5), || {
+        let counted = (hung.metric(name, "v1")?, hung.metric(name, "v2")?);
+        ensure!(counted == (Some(0.0), Some(gave_up)), "{counted:?} of {gave_up}");
+        Ok(())
+    })?;
+    assert_eq!(hung.metric("grayxdp_closed_unanswered_total", "v2")?, None, "nobody knows whether it is an error");
     Ok(())
 }

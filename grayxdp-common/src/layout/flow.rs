@@ -287,6 +287,15 @@ impl FlowState {
     }
 }
 
+/// Which turn waits for its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Waiting {
+    /// The first of a connection, or any of a conversation.
+    First,
+    /// Another one of a connection.
+    Later,
+}
+
 const _: () = assert!(cfg!(target_endian = "little"), "the word's parts are taken in this order");
 
 impl FlowSeen {
@@ -367,6 +376,25 @@ impl FlowSeen {
             && self.backend & SEEN_PACKET != 0
             && self.backend & (SEEN_FAULT | SEEN_RST) == 0
             && self.kind & (FLOW_UDP | FLOW_ONE_SIDED | FLOW_SEVER) == 0
+    }
+
+    /// Which turn waits for its answer, if one does. Of a later one the client must not have gone, for what it sends then,
+    /// such as a farewell, may need no answer; and what a RST ended does not wait.
+    #[inline(always)]
+    pub const fn waiting(&self) -> Option<Waiting> {
+        let is_watched = self.owes_response()
+            && !matches!(self.state(), FlowState::HalfOpen)
+            && self.backend & SEEN_RST == 0
+            && self.kind & (FLOW_ONE_SIDED | FLOW_SEVER) == 0;
+        if !is_watched {
+            None
+        } else if self.client & SEEN_LATER == 0 || self.kind & FLOW_UDP != 0 {
+            Some(Waiting::First)
+        } else if self.client & (SEEN_FIN | SEEN_RST) == 0 {
+            Some(Waiting::Later)
+        } else {
+            None
+        }
     }
 
     /// Whether the connection stands and a response is owed, so that it is an error should it end by its time-out.
@@ -516,6 +544,33 @@ mod tests {
             (SEEN_PACKET, SEEN_PACKET, FLOW_UDP, false),
         ] {
             assert_eq!(seen(client, backend, kind).is_unanswered(), expected, "{client:#x} {backend:#x} {kind}");
+        }
+    }
+
+    #[test]
+    fn who_waits_is_who_is_owed_an_answer_that_may_still_be_missed() {
+        let (both, turn, later) = (SEEN_PACKET | SEEN_SEGMENT, SEEN_TURN, SEEN_LATER);
+        for (client, backend, kind, expected) in [
+            (both | turn, both, 0, Some(Waiting::First)),
+            (both | turn, both | turn, 0, None),
+            (both, both, 0, None),
+            // Whether the client still waits, has shut its side, has gone, or both have.
+            (both | turn | SEEN_FIN, both, 0, Some(Waiting::First)),
+            (both | turn | SEEN_RST, both, 0, Some(Waiting::First)),
+            (both | turn | SEEN_FIN, both | SEEN_FIN, 0, Some(Waiting::First)),
+            (both | later, both | turn, 0, Some(Waiting::Later)),
+            (both | turn | later, both, 0, Some(Waiting::Later)),
+            (both | later | SEEN_FIN, both | turn, 0, None),
+            (both | later | SEEN_RST, both | turn, 0, None),
+            (both | turn, both | SEEN_RST, 0, None),
+            (SEEN_PACKET | turn, 0, 0, None),
+            (both | turn, 0, FLOW_ONE_SIDED, None),
+            (both | turn, both, FLOW_SEVER, None),
+            (SEEN_PACKET | turn, SEEN_PACKET, FLOW_UDP, Some(Waiting::First)),
+            (SEEN_PACKET | later, SEEN_PACKET | turn, FLOW_UDP, Some(Waiting::First)),
+            (SEEN_PACKET | turn, 0, FLOW_UDP, None),
+        ] {
+            assert_eq!(seen(client, backend, kind).waiting(), expected, "{client:#x} {backend:#x} {kind}");
         }
     }
 

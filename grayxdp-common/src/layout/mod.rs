@@ -19,7 +19,7 @@ pub use self::{
     flow::{
         FLOW_ONE_SIDED, FLOW_SEVER, FLOW_TICK_SHIFT, FLOW_UDP, FlowBucket, FlowEntry, FlowHash, FlowOwner, FlowSeen,
         FlowState, IdleTicks, SEEN_FAULT, SEEN_FIN, SEEN_LATER, SEEN_PACKET, SEEN_REPEATED, SEEN_RST, SEEN_SEGMENT,
-        SEEN_SEVERED, SEEN_TURN, SEEN_ZERO_WINDOW, SourceSlot, flow_tick, long_flow_tick,
+        SEEN_SEVERED, SEEN_TURN, SEEN_ZERO_WINDOW, SourceSlot, Waiting, flow_tick, long_flow_tick,
     },
     fragment::{FragmentEntry, FragmentKey},
     owners::{Owner, OwnerBucket, OwnerSlot, Owners},
@@ -30,7 +30,8 @@ pub use self::{
     },
     signals::{
         BUCKETS_PER_LINE, CLIENT_GROUPS, Expected, FlowTimes, FuseAlarm, FuseCell, FuseTally, FuseWindow, GroupCell,
-        GroupRow, SIGNAL_SLOTS, Signal, SignalRow, Timing, begin_age, begin_time, begin_us, turn_time, turn_us,
+        GroupRow, OVERDUE_US, SIGNAL_SLOTS, Signal, SignalRow, Timing, begin_age, begin_time, begin_us, turn_time,
+        turn_us,
     },
     trace::TraceEvent,
 };

@@ -71,10 +71,18 @@ signals! {
     /// Connections that the client closed or reset while its first request was still unanswered, where responses are peeked
     /// into, so that one is known to be owed. Found by the agent's sweeps.
     ClosedUnanswered: "closed_unanswered",
+    /// First turns of connections, and turns of conversations, that have had no answer for [`OVERDUE_US`]. Found by the
+    /// agent's sweeps.
+    FirstOverdue: "first_overdue",
+    /// The same of later turns; the client has not gone.
+    LaterOverdue: "later_overdue",
 }
 
+/// A turn that has had no answer for so many microseconds is overdue.
+pub const OVERDUE_US: u32 = 3_000_000;
+
 /// Places for counts in a row.
-pub const SIGNAL_SLOTS: usize = 20;
+pub const SIGNAL_SLOTS: usize = 22;
 
 /// What is measured of a backend's flows; each has a histogram in the row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,8 +114,6 @@ pub struct SignalRow {
     pub counts: [u64; SIGNAL_SLOTS],
     /// By [`Timing`]: which lines of its histogram have ever been written (bit n: line n).
     pub lines: [u32; Timing::ALL.len()],
-    /// Zero.
-    pub reserved: [u64; 2],
     /// By [`Timing`], by bucket.
     pub times: [[u64; HISTOGRAM_BUCKETS]; Timing::ALL.len()],
 }

@@ -87,6 +87,11 @@ counts! {
     /// Connections that the client closed or reset while its first request was still unanswered, where responses are peeked
     /// into.
     closed_unanswered,
+    /// First turns of connections, and turns of conversations, that have had no answer for three seconds. Each may still be
+    /// answered, and then counts in `responses` and its histogram, too.
+    first_overdue,
+    /// Later turns of connections that have had none for as long.
+    later_overdue,
 }
 
 impl Counts {
@@ -98,6 +103,11 @@ impl Counts {
             + self.icmp_unreachable
             + self.idle_deaths
             + self.closed_unanswered
+    }
+
+    /// Turns that have had no answer for three seconds.
+    pub const fn overdue(&self) -> u64 {
+        self.first_overdue + self.later_overdue
     }
 }
 
@@ -304,6 +314,8 @@ pub enum Sight {
     /// Both directions.
     #[default]
     Both,
+    /// Both directions, and responses are looked into.
+    Answers,
     /// TCP segments of clients only. A client that goes on after its SYN was answered; nobody knows by what.
     ClientSegments,
     /// Datagrams of clients only: whether they are answered is not known.
@@ -313,13 +325,21 @@ pub enum Sight {
 impl Sight {
     /// Whether backends' packets pass.
     pub const fn sees_replies(self) -> bool {
-        matches!(self, Self::Both)
+        matches!(self, Self::Both | Self::Answers)
     }
 
     /// Whether a signal can be counted. What cannot is no zero, but not known.
     pub const fn sees(self, signal: Signal) -> bool {
         match self {
-            Self::Both => true,
+            Self::Answers => true,
+            Self::Both => !matches!(
+                signal,
+                Signal::AnswersGood
+                    | Signal::AnswersClientError
+                    | Signal::AnswersServerError
+                    | Signal::AnswersUnknown
+                    | Signal::ClosedUnanswered
+            ),
             Self::ClientSegments => matches!(
                 signal,
                 Signal::Flows

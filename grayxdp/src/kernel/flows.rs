@@ -15,7 +15,7 @@ use grayxdp_common::{
     ids::{BackendId, Version},
     layout::{
         FLOW_SEVER, FLOW_TICK_SHIFT, FLOW_UDP, FlowBucket, FlowEntry, FlowOwner, FlowSeen, FlowState, IdleTicks,
-        SEEN_FAULT, Signal, flow_tick, long_flow_tick,
+        SEEN_FAULT, Signal, Waiting, flow_tick, long_flow_tick,
     },
     limits::{BACKENDS_MAX, FLOW_ENTRIES_PER_BUCKET},
 };
@@ -142,6 +142,21 @@ impl Census {
     }
 }
 
+/// What a sweep asks about flows, and whom it tells what it finds. Entries are named by their index.
+pub(super) trait Watch {
+    /// How long a backend's flows may be idle.
+    fn limits(&self, backend: BackendId) -> IdleTicks;
+    /// Whether a flow that is half open should have been answered by now.
+    fn is_handshake_overdue(&self, entry: u32) -> bool;
+    /// Whether the turn under way has become overdue since the last sweep; or has not been so yet, where this is the flow's
+    /// last.
+    fn is_turn_overdue(&self, entry: u32, is_last: bool) -> bool;
+    /// Whether a backend's clients are owed an answer, by what they speak with it.
+    fn is_answer_owed(&self, backend: BackendId) -> bool;
+    /// Is told what was found of a flow.
+    fn tell(&self, entry: u32, backend: BackendId, signal: Signal);
+}
+
 /// The flow table, mapped.
 pub(super) struct FlowTable {
     buckets: Mapped<FlowBucket>,
@@ -198,17 +213,10 @@ impl FlowTable {
         })
     }
 
-    /// Frees what has been idle for longer than its backend's limits, and counts the rest. Tells `lost` of flows that nobody
-    /// answered in time, once each: those that are half open and, by their index, overdue; those whose client went without
-    /// the answer that its backend is to give, by what it speaks; and those that go.
-    pub(super) fn sweep(
-        &self,
-        now_tick: u16,
-        limits: impl Fn(BackendId) -> IdleTicks,
-        is_overdue: impl Fn(u32) -> bool,
-        is_to_answer: impl Fn(BackendId) -> bool,
-        mut lost: impl FnMut(u32, BackendId, Signal),
-    ) -> Census {
+    /// Frees what has been idle for longer than its backend's limits, and counts the rest. Tells the watch of flows that
+    /// nobody answered in time, once each: those that are half open and late; those whose client went without the answer
+    /// that it was owed; and those that go. And of turns that become overdue.
+    pub(super) fn sweep(&self, now_tick: u16, watch: &impl Watch) -> Census {
         let mut census = Census::default();
         // First, so that what is freed now stays so until the next sweep; see `forget_freed`.
         self.forget_freed();
@@ -216,10 +224,11 @@ impl FlowTable {
             let found = owner.load(Ordering::Acquire);
             let Some(backend) = FlowOwner(found).backend() else { continue };
             let seen = FlowSeen::from_word(seen.load(Ordering::Acquire));
-            let is_left = || seen.is_closed_unanswered(now_tick, PATIENCE_TICKS) && is_to_answer(backend);
-            if !seen.is_expired(now_tick, &limits(backend)) {
+            let is_left = || seen.is_closed_unanswered(now_tick, PATIENCE_TICKS) && watch.is_answer_owed(backend);
+            let is_last = seen.is_expired(now_tick, &watch.limits(backend));
+            if !is_last {
                 census.count(backend, seen.state());
-                let fault = if seen.is_unanswered() && is_overdue(index) {
+                let fault = if seen.is_unanswered() && watch.is_handshake_overdue(index) {
                     Some(Signal::Unanswered)
                 } else {
                     is_left().then_some(Signal::ClosedUnanswered)
@@ -227,16 +236,26 @@ impl FlowTable {
                 if let Some(signal) = fault
                     && self.mark_fault(index, seen.backend)
                 {
-                    lost(index, backend, signal);
+                    watch.tell(index, backend, signal);
                 }
             } else if free(owner, found) {
                 census.expired += 1;
                 if let Some(signal) = if is_left() { Some(Signal::ClosedUnanswered) } else { loss(&seen) } {
-                    lost(index, backend, signal);
+                    watch.tell(index, backend, signal);
                 }
             } else {
                 // Another flow has just begun there; the next sweep sees it.
                 census.live += 1;
+                continue;
+            }
+            if let Some(waiting) = seen.waiting()
+                && watch.is_turn_overdue(index, is_last)
+            {
+                let signal = match waiting {
+                    Waiting::First => Signal::FirstOverdue,
+                    Waiting::Later => Signal::LaterOverdue,
+                };
+                watch.tell(index, backend, signal);
             }
         }
         census

@@ -14,7 +14,7 @@ use grayxdp_common::{
 
 use super::{
     BackendSetup, DataPlane, KernelError, PinRules, entries, failure, fill, flows, inventory, no_service,
-    signals::serves_as,
+    observe::Sweep, signals::serves_as,
 };
 
 impl DataPlane {
@@ -73,7 +73,8 @@ impl DataPlane {
     fn named_by_flows(&self) -> HashSet<BackendId> {
         let is_gone = |id: &BackendId| {
             let since = self.retired_at.get(id);
-            self.census.as_ref().zip(since).is_some_and(|((began, census), since)| began > since && census.of(*id) == 0)
+            let found_none = |sweep: &Sweep, since: &Instant| sweep.began > *since && sweep.census.of(*id) == 0;
+            self.last_sweep.as_ref().zip(since).is_some_and(|(sweep, since)| found_none(sweep, since))
         };
         self.blueprint.inventory.retired.iter().map(|(id, _)| *id).filter(|id| !is_gone(id)).collect()
     }

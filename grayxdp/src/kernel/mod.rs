@@ -48,7 +48,8 @@ use grayxdp_common::{
 };
 
 use self::{
-    attach::Plan, fill::Blueprint, former::Former, handover::Survival, maps::Maps, pins::Pins, signals::SignalCache,
+    attach::Plan, fill::Blueprint, former::Former, handover::Survival, maps::Maps, observe::Sweep, pins::Pins,
+    signals::SignalCache,
 };
 pub use self::{
     error::KernelError,
@@ -102,8 +103,7 @@ pub struct DataPlane {
     next_hops: HashMap<Address, NextHop>,
     /// When each backend that left got its last new flow at the latest.
     retired_at: HashMap<BackendId, Instant>,
-    /// The last sweep, and when it began.
-    census: Option<(Instant, Census)>,
+    last_sweep: Option<Sweep>,
     signal_cache: SignalCache,
 }
 
@@ -145,7 +145,7 @@ impl DataPlane {
                 links: Vec::new(),
                 next_hops: HashMap::new(),
                 retired_at: HashMap::new(),
-                census: None,
+                last_sweep: None,
                 signal_cache: SignalCache::default(),
             }),
             Err(error) => {

@@ -9,15 +9,16 @@ use std::{
 use aya::programs::{TestRun as _, TestRunOptions};
 use grayxdp_common::{
     ids::{BackendId, ServiceId, Version},
-    layout::{BackendCounters, BackendEntry, FLOW_SEVER, FlowHash, FlowState, IdleTicks, NO_SERVICE},
+    layout::{BackendCounters, BackendEntry, FLOW_SEVER, FlowHash, FlowState, IdleTicks, NO_SERVICE, Signal},
     limits::{BACKENDS_MAX, FLOW_ENTRIES_PER_BUCKET},
     verdict::Verdict,
 };
 
 use super::{
     Census, DataPlane, Flow, KernelError, TraceEvents, entries,
-    flows::{Record, duration_of, now_tick},
+    flows::{Record, Watch, duration_of, now_ns, now_tick},
     idle_ticks, load,
+    signals::{Moment, SignalMaps},
 };
 use crate::config::Observe;
 
@@ -56,6 +57,51 @@ pub struct TestOutcome {
     pub packet: Vec<u8>,
 }
 
+/// The last look through the flow table.
+pub(super) struct Sweep {
+    pub(super) began: Instant,
+    moment: Moment,
+    pub(super) census: Census,
+}
+
+/// Counts what a sweep finds.
+struct SignalWatch<'a> {
+    signals: &'a SignalMaps,
+    moment: Moment,
+    /// By backend.
+    limits: Vec<IdleTicks>,
+    default: IdleTicks,
+    /// The backends whose flows are watched for signals, and whether their clients are owed an answer.
+    watched: HashMap<BackendId, (BackendEntry, bool)>,
+}
+
+impl Watch for SignalWatch<'_> {
+    fn limits(&self, backend: BackendId) -> IdleTicks {
+        self.limits.get(usize::from(backend.raw())).copied().unwrap_or(self.default)
+    }
+
+    fn is_handshake_overdue(&self, entry: u32) -> bool {
+        self.signals.is_handshake_overdue(entry, &self.moment)
+    }
+
+    fn is_turn_overdue(&self, entry: u32, is_last: bool) -> bool {
+        self.signals.is_turn_overdue(entry, is_last, &self.moment)
+    }
+
+    fn is_answer_owed(&self, backend: BackendId) -> bool {
+        self.watched.get(&backend).is_some_and(|(_, is_owed)| *is_owed)
+    }
+
+    fn tell(&self, entry: u32, backend: BackendId, signal: Signal) {
+        let Some((of, _)) = self.watched.get(&backend) else { return };
+        if matches!(signal, Signal::FirstOverdue | Signal::LaterOverdue) {
+            self.signals.count_found(backend, signal);
+        } else {
+            self.signals.count_error(entry, backend, of, signal);
+        }
+    }
+}
+
 impl DataPlane {
     /// What the kernel counted, for every backend of the config.
     ///
@@ -91,27 +137,22 @@ impl DataPlane {
 
     /// Removes flows that have been idle for too long, and counts the others. Some milliseconds for a million.
     pub fn sweep(&mut self) -> &Census {
+        let moment = Moment::new(now_ns(), self.last_sweep.as_ref().map(|sweep| sweep.moment));
         let began = Instant::now();
-        let limits = self.idle_limits();
-        let default = self.setup.idle;
-        let limit = |id: BackendId| limits.get(usize::from(id.raw())).copied().unwrap_or(default);
-        let watched: HashMap<BackendId, BackendEntry> =
-            self.blueprint.inventory.entries().filter(|(_, entry)| self.is_watched(entry)).collect();
-        let (signals, now) = (&self.maps.signals, Self::begin_now());
-        let lost = |index, id: BackendId, signal| {
-            if let Some(entry) = watched.get(&id) {
-                signals.count_error(index, id, entry, signal);
-            }
+        let watch = SignalWatch {
+            signals: &self.maps.signals,
+            moment,
+            limits: self.idle_limits(),
+            default: self.setup.idle,
+            watched: self.blueprint.inventory.entries().filter_map(|(id, entry)| self.watched(id, entry)).collect(),
         };
-        let is_overdue = |index| signals.is_overdue(index, now);
-        let is_to_answer = |id: BackendId| watched.get(&id).is_some_and(|entry| self.is_to_answer(entry));
-        let census = self.maps.flows.sweep(now_tick(), limit, is_overdue, is_to_answer, lost);
-        &self.census.insert((began, census)).1
+        let census = self.maps.flows.sweep(now_tick(), &watch);
+        &self.last_sweep.insert(Sweep { began, moment, census }).census
     }
 
     /// What the last sweep counted for every backend of the services, those that left included; nothing before the first.
     pub fn flow_readings(&self) -> Vec<FlowReading> {
-        let Some((_, census)) = &self.census else { return Vec::new() };
+        let Some(Sweep { census, .. }) = &self.last_sweep else { return Vec::new() };
         let reading = |service: usize, (id, version, address)| FlowReading {
             service,
             version,
@@ -124,17 +165,12 @@ impl DataPlane {
             .collect()
     }
 
-    /// Whether the flows of a backend are watched for signals.
-    fn is_watched(&self, backend: &BackendEntry) -> bool {
-        let index = self.blueprint.inventory.service_index(ServiceId(backend.service.into()));
-        index.and_then(|index| self.setup.services.get(index)).is_some_and(|service| service.signals.enabled)
-    }
-
-    /// Whether a client that has sent something is owed an answer, by the protocol: of one that nobody knows, who can say?
-    fn is_to_answer(&self, backend: &BackendEntry) -> bool {
-        let index = self.blueprint.inventory.service_index(ServiceId(backend.service.into()));
-        let service = index.and_then(|index| self.setup.services.get(index));
-        service.is_some_and(|service| service.signals.observe != Observe::None)
+    /// A backend whose flows are watched for signals, and whether a client that has sent something is owed an answer, by the
+    /// protocol: of one that nobody knows, who can say?
+    fn watched(&self, id: BackendId, entry: BackendEntry) -> Option<(BackendId, (BackendEntry, bool))> {
+        let index = self.blueprint.inventory.service_index(ServiceId(entry.service.into()))?;
+        let signals = self.setup.services.get(index)?.signals;
+        signals.enabled.then_some((id, (entry, signals.observe != Observe::None)))
     }
 
     /// By backend: a UDP conversation's limit is its service's own.

@@ -218,6 +218,7 @@ impl ServiceSetup {
     /// What of its flows passes through this host.
     pub(super) const fn sight(&self) -> Sight {
         match (self.sees_replies(), self.protocol) {
+            (true, _) if !matches!(self.signals.observe, Observe::None) => Sight::Answers,
             (true, _) => Sight::Both,
             (false, Protocol::Tcp) => Sight::ClientSegments,
             (false, Protocol::Udp) => Sight::ClientDatagrams,

@@ -7,6 +7,7 @@
 //! once more when the former one has ended. What was counted for a backend that serves another version now, or whose number
 //! is given to another one, moves to a row of its former version's, so that a version's sums never fall.
 
+mod moment;
 mod shape;
 
 use std::{
@@ -21,24 +22,18 @@ use grayxdp_common::{
     ids::{BackendId, ServiceId, Version},
     layout::{
         BUCKETS_PER_LINE, BackendEntry, CLIENT_GROUPS, FlowTimes, GroupCell, GroupRow, NO_SERVICE, SIGNAL_SLOTS,
-        Signal, SignalRow, Timing, begin_age, begin_time,
+        Signal, SignalRow, Timing,
     },
 };
 
-pub(super) use self::shape::Shape;
+pub(super) use self::{moment::Moment, shape::Shape};
 use super::{
-    DataPlane, KernelError, flows,
+    DataPlane, KernelError,
     inventory::{BackendSlot, Inventory, Numbered, ServiceSlot},
     mapped::Mapped,
     maps::mapped,
 };
 use crate::decide::signals::{Counts, GroupCounts, Histogram, ServiceSignals, Signals};
-
-/// Half-open flows older than this have not been answered in time: 4 s, in units of [`begin_time`]. A SYN is repeated after
-/// one second, and after two more.
-const OVERDUE: u32 = 15_259;
-/// Larger ages are those of flows that begin now.
-const AGE_MAX: u32 = 1 << 23;
 
 /// What was counted of a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,10 +79,19 @@ impl SignalMaps {
     }
 
     /// Whether a flow that is still half open should have been answered by now.
-    pub(super) fn is_overdue(&self, entry: u32, now: u32) -> bool {
-        let begun = self.times.load(entry).map_or(0, |times| times.begun());
-        // One that begins now may seem to begin later than this look began.
-        begun != 0 && (OVERDUE..AGE_MAX).contains(&begin_age(begun, now))
+    pub(super) fn is_handshake_overdue(&self, entry: u32, moment: &Moment) -> bool {
+        self.times.load(entry).is_some_and(|times| moment.is_handshake_overdue(times.begun()))
+    }
+
+    /// Whether the turn under way in a flow has become overdue since the sweep before; or has not been so yet, where this is
+    /// the flow's last sweep.
+    pub(super) fn is_turn_overdue(&self, entry: u32, is_last: bool, moment: &Moment) -> bool {
+        self.times.load(entry).is_some_and(|times| moment.is_turn_overdue(times.turn, is_last))
+    }
+
+    /// Counts what a sweep found of a backend, and is no error by itself.
+    pub(super) fn count_found(&self, id: BackendId, signal: Signal) {
+        self.rows.add_one(self.rows.shape.own_row(id), signal);
     }
 
     /// Counts an error that a sweep found, for a backend of a version of a service.
@@ -281,7 +285,6 @@ pub(super) fn serves_as(now: &BackendEntry, before: &BackendEntry) -> bool {
 const EMPTY_ROW: SignalRow = SignalRow {
     counts: [0; SIGNAL_SLOTS],
     lines: [0; Timing::ALL.len()],
-    reserved: [0; 2],
     times: [[0; HISTOGRAM_BUCKETS]; Timing::ALL.len()],
 };
 
@@ -342,6 +345,8 @@ fn counts(slots: &[u64; SIGNAL_SLOTS]) -> Counts {
         answers_server_error: of(Signal::AnswersServerError),
         answers_unknown: of(Signal::AnswersUnknown),
         closed_unanswered: of(Signal::ClosedUnanswered),
+        first_overdue: of(Signal::FirstOverdue),
+        later_overdue: of(Signal::LaterOverdue),
     }
 }
 
@@ -434,11 +439,6 @@ impl DataPlane {
             }
         }
         &cache.readings
-    }
-
-    /// The moment of a sweep, as flows' beginnings are noted.
-    pub(super) fn begin_now() -> u32 {
-        begin_time(flows::now_ns())
     }
 }
 

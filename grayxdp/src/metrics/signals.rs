@@ -57,6 +57,9 @@ const ANSWERS: [(Signal, &str); 4] = [
     (Signal::AnswersUnknown, "unknown"),
 ];
 
+/// Turns without an answer.
+const OVERDUE: [(Signal, &str); 2] = [(Signal::FirstOverdue, "first"), (Signal::LaterOverdue, "later")];
+
 /// Bounds of exported buckets are powers of two in microseconds, 256 µs to 16.8 s: bounds that the kernel's buckets have.
 const BOUNDS_LOG2: std::ops::RangeInclusive<u32> = 8..=24;
 
@@ -101,20 +104,25 @@ impl Snapshot {
     }
 
     fn answers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let of = |one: &BackendSignals| ANSWERS.map(|(signal, says)| (says, count(&one.signals, signal)));
-        // Where nothing is looked into there is nothing to tell.
-        let peeked = self.watched().filter(|(_, one, _)| of(one).iter().any(|(_, count)| *count > 0));
-        let samples = peeked.flat_map(|([service, version, backend], one, _)| {
-            of(one).map(|(says, count)| {
-                ([service.clone(), version.clone(), backend.clone(), ("says", says.to_owned())], count)
+        let help = "Responses by what they say (HTTP status, TLS alert, DNS code), where the service observes them.";
+        counters(encoder, "grayxdp_answers", help, self.split("says", ANSWERS))?;
+        let help = "Turns that had no answer for three seconds; each may still get one. Found once a second.";
+        counters(encoder, "grayxdp_overdue_requests", help, self.split("turn", OVERDUE))
+    }
+
+    /// Signals that are told apart by one more label.
+    fn split<const N: usize>(
+        &self,
+        label: &'static str,
+        signals: [(Signal, &'static str); N],
+    ) -> impl Iterator<Item = ([(&'static str, String); 4], u64)> {
+        self.watched().flat_map(move |([service, version, backend], one, sight)| {
+            let seen = signals.into_iter().filter(move |(signal, _)| sight.sees(*signal));
+            seen.map(move |(signal, value)| {
+                let labels = [service.clone(), version.clone(), backend.clone(), (label, value.to_owned())];
+                (labels, count(&one.signals, signal))
             })
-        });
-        counters(
-            encoder,
-            "grayxdp_answers",
-            "Responses by what they say (HTTP status, TLS alert, DNS code), where the service observes them.",
-            samples,
-        )
+        })
     }
 
     fn times(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

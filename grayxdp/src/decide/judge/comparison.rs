@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use grayxdp_common::histogram::{bucket_of, lower_bound_us};
+use grayxdp_common::{
+    histogram::{bucket_of, lower_bound_us},
+    layout::OVERDUE_US,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -89,7 +92,17 @@ impl Kind {
         }
     }
 
-    /// What could go bad, and what did; for a latency nothing did.
+    /// Turns that have had no answer for so long that they are slow, whatever becomes of them. Without these a version that
+    /// answers nothing any more would have no slow answer either.
+    const fn overdue(self, counts: &Counts) -> u64 {
+        match self {
+            Self::FirstResponse => counts.first_overdue,
+            Self::LaterResponse => counts.later_overdue,
+            _ => 0,
+        }
+    }
+
+    /// What could go bad, and what did; of latencies only what is known without histograms.
     pub(super) const fn counts(self, counts: &Counts) -> (u64, u64) {
         match self {
             Self::Errors => (counts.flows, counts.transport_errors()),
@@ -103,10 +116,16 @@ impl Kind {
             }
             Self::Retransmissions => (counts.watched_segments, counts.retransmissions),
             Self::ClientResets => (counts.established, counts.client_resets),
-            Self::FirstResponse | Self::LaterResponse | Self::Handshake => (counts.responses, 0),
+            Self::FirstResponse | Self::LaterResponse | Self::Handshake => {
+                let overdue = self.overdue(counts);
+                (counts.responses + overdue, overdue)
+            }
         }
     }
 }
+
+/// Evidence of a factor of 7 is worth being shown.
+const TELLING: f64 = 2.0;
 
 /// A signal's evidence.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -152,7 +171,8 @@ impl Comparison {
         if let Some(cuts) = &mut self.cuts {
             let (one, two) = (self.kind.histogram(v1), self.kind.histogram(v2));
             let (n1, n2) = (one.count(), two.count());
-            if n1 == 0 && n2 == 0 {
+            let waiting = (self.kind.overdue(&v1.counts), self.kind.overdue(&v2.counts));
+            if n1 + n2 + waiting.0 + waiting.1 == 0 {
                 return;
             }
             if let Some(cuts) = cuts.known() {
@@ -160,8 +180,11 @@ impl Comparison {
                 if !around.fell {
                     let slack = config.slack(self.kind);
                     for (line, &cut) in self.tests.iter_mut().zip(cuts) {
-                        let (e1, e2) = (one.count_from(cut), two.count_from(later(cut, slack)));
-                        let counted = Counted { n1, n2, e1, e2 };
+                        let cut2 = later(cut, slack);
+                        // Of what still waits no more is known than that it is slower than this.
+                        let (w1, w2) = if cut2 <= bucket_of(OVERDUE_US) { waiting } else { (0, 0) };
+                        let (e1, e2) = (one.count_from(cut) + w1, two.count_from(cut2) + w2);
+                        let counted = Counted { n1: n1 + w1, n2: n2 + w2, e1, e2 };
                         line.absorb(bounds, &counted, 1.0);
                     }
                 }
@@ -201,10 +224,14 @@ impl Comparison {
         with_value.min_by(|a, b| a.0.total_cmp(&b.0))
     }
 
-    /// The test that says most against v2.
-    pub(super) fn worst(&self) -> Option<&RatioTest> {
-        let with_value = self.tests.iter().map(|line| (line.ratio.log_worse(), &line.ratio));
-        with_value.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, test)| test)
+    /// The test to show where v2 is blamed: of those with some evidence against it, the one whose ratio most surely exceeds
+    /// one. Where all slow responses are very slow ones, the median's test may have as much evidence as the others, of a
+    /// ratio that says little.
+    pub(super) fn worst(&self, config: &JudgeConfig) -> Option<&RatioTest> {
+        let most = self.tests.iter().map(|line| line.ratio.log_worse()).fold(f64::NEG_INFINITY, f64::max);
+        let lowest = |test: &RatioTest| test.ledger().ratio(config.false_alarm).map_or(0.0, |(_, (low, _))| low);
+        let shown = self.tests.iter().map(|line| &line.ratio).filter(|test| test.log_worse() >= most.min(TELLING));
+        shown.max_by(|a, b| lowest(a).total_cmp(&lowest(b)))
     }
 
     /// How many things it has compared.

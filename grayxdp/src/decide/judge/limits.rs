@@ -1,6 +1,9 @@
 //! Absolute limits: guard rails that v2 must keep, and that say nothing against it where v1 breaks them alike.
 
-use grayxdp_common::histogram::{HISTOGRAM_BUCKETS, bucket_of, lower_bound_us};
+use grayxdp_common::{
+    histogram::{HISTOGRAM_BUCKETS, bucket_of, lower_bound_us},
+    layout::OVERDUE_US,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{JudgeConfig, comparison::Kind, one_sided::TooHigh};
@@ -77,7 +80,9 @@ impl Limit {
                 LimitKind::P99 => {
                     let (first, later) = (&signals.first_response, &signals.later_response);
                     let slow = first.count_from(self.bucket) + later.count_from(self.bucket);
-                    (first.count() + later.count(), slow)
+                    let is_known = self.bucket <= bucket_of(OVERDUE_US);
+                    let waiting = if is_known { signals.counts.overdue() } else { 0 };
+                    (first.count() + later.count() + waiting, slow + waiting)
                 }
             };
             version.absorb(n, e, self.most, dispersion, cap);
@@ -121,6 +126,14 @@ mod tests {
         beyond.later_response.record_us(120_000, 1000);
         limit.absorb(&at_limit, &beyond, 1.0, 9.0);
         assert_eq!((limit.v1.counted(), limit.v2.counted()), ((1000, 0), (1000, 1000)));
+        // What still waits is beyond it, too, where that is certain.
+        let overdue = Signals { counts: Counts { later_overdue: 5, ..Counts::default() }, ..Signals::default() };
+        let lenient = JudgeConfig { max_p99: Some(Duration::from_secs(4)), ..config };
+        for (config, expected) in [(config, (5, 5)), (lenient, (0, 0))] {
+            let mut limit = Limit::all(&config).pop().expect("one");
+            limit.absorb(&overdue, &overdue, 1.0, 9.0);
+            assert_eq!(limit.v2.counted(), expected);
+        }
     }
 
     #[test]

@@ -134,6 +134,49 @@ fn slower_responses_are_harmful_at_any_turn() {
     }
 }
 
+/// So many responses of 1 to 2 ms, and so many turns without one.
+fn waiting(responses: u64, overdue: u64) -> Signals {
+    let counts = Counts { flows: responses + overdue, responses, first_overdue: overdue, ..Counts::default() };
+    let mut signals = Signals { counts, ..Signals::default() };
+    for part in 1..=10 {
+        signals.first_response.record_us(1000 + 100 * part, responses / 10);
+    }
+    signals
+}
+
+#[test]
+fn a_version_that_answers_nothing_any_more_is_slow_and_its_backend_is_named() {
+    let mut judge = Judge::new(CONFIG);
+    assert_ne!(after(&mut judge, 60, &tick(10, &waiting(900, 0), &waiting(100, 0))), Verdict::Harmful);
+    let (v1, v2) = (waiting(900, 0), waiting(50, 20));
+    let backends = [([10, 0, 0, 1], 50, 0), ([10, 0, 0, 2], 0, 20)].map(|(address, responses, first_overdue)| {
+        ((address, 80).into(), Counts { responses, first_overdue, ..Counts::default() })
+    });
+    let hanging = Tick { backends: &backends, ..tick(10, &v1, &v2) };
+    assert_eq!(after(&mut judge, 3, &hanging), Verdict::Harmful);
+    let found = evidence(judge.judgement());
+    assert_eq!((found.signal.as_str(), found.backend), ("latency-first", Some(([10, 0, 0, 2], 80).into())));
+    assert!(found.e2 >= 20 && found.e2 <= 60, "{found:?}");
+}
+
+#[test]
+fn turns_without_an_answer_blame_nobody_where_both_have_them_or_answers_take_as_long() {
+    for overdue in [(9, 1), (90, 10), (900, 100)] {
+        let mut judge = Judge::new(CONFIG);
+        let (v1, v2) = (waiting(900, overdue.0), waiting(100, overdue.1));
+        assert_ne!(after(&mut judge, 600, &tick(10, &v1, &v2)), Verdict::Harmful, "{overdue:?}");
+    }
+    // Of a turn that waits nobody knows whether it is slower than answers that take longer than it has waited.
+    let mut judge = Judge::new(CONFIG);
+    let slow = |responses: u64, overdue: u64| {
+        let mut signals = waiting(0, overdue);
+        signals.first_response.record_us(10_000_000, responses);
+        signals
+    };
+    let (v1, v2) = (slow(900, 0), slow(100, 20));
+    assert_ne!(after(&mut judge, 600, &tick(10, &v1, &v2)), Verdict::Harmful);
+}
+
 #[test]
 fn closed_windows_repeated_segments_and_bad_answers_are_harmful() {
     let one = |counts: Counts| Signals { counts: Counts { flows: 100, ..counts }, ..Signals::default() };
@@ -373,7 +416,7 @@ fn a_state_of_something_else_is_refused_with_the_reason() {
     for (config, text, part) in [
         (CONFIG, String::new(), "cannot be read"),
         (CONFIG, "{}".to_owned(), "cannot be read"),
-        (CONFIG, text.replace("\"version\":2", "\"version\":99"), "version 99, this agent reads version 2"),
+        (CONFIG, text.replace("\"version\":3", "\"version\":99"), "version 99, this agent reads version 3"),
         (CONFIG, text.replace("beginnings", "begun"), "cannot be read"),
         (other, text.clone(), "under other settings"),
     ] {

@@ -94,7 +94,7 @@ impl Judge {
         let all = self.comparisons.iter().map(weighted).fold(f64::NEG_INFINITY, log_sum);
         if all >= self.log_limit() {
             let worst = self.comparisons.iter().max_by(|a, b| weighted(a).total_cmp(&weighted(b)))?;
-            let evidence = self.comparison_evidence(worst.kind, worst.worst()?, all);
+            let evidence = self.comparison_evidence(worst.kind, worst.worst(&self.config)?, all);
             return Some(Evidence { backend: self.backends.outstanding(worst.kind), ..evidence });
         }
         let broken = self.broken_limits().find(|limit| !limit.v1_breaks_it_too())?;

@@ -1,6 +1,6 @@
 //! A flow table without a kernel: sweep, sever, forget; and what a full-sized sweep costs.
 
-use std::time::Instant;
+use std::{cell::RefCell, time::Instant};
 
 use grayxdp_common::{
     ids::{Be16, ServiceId},
@@ -31,9 +31,46 @@ fn seen(last_tick: u16, client: u8, backend: u8, kind: u8) -> FlowSeen {
     FlowSeen { last_tick, client, backend, kind, ..FlowSeen::default() }
 }
 
-/// Nothing is overdue, and nobody hears what was lost.
-fn sweep(table: &FlowTable, now: u16, limits: impl Fn(BackendId) -> IdleTicks) -> Census {
-    table.sweep(now, limits, |_| false, |_| false, |_, _, _| ())
+/// What a sweep is told, and what it tells.
+struct TestWatch {
+    limits: fn(BackendId) -> IdleTicks,
+    late: fn(u32) -> bool,
+    overdue: fn(u32, bool) -> bool,
+    owed: fn(BackendId) -> bool,
+    told: RefCell<Vec<(u16, Signal)>>,
+}
+
+impl TestWatch {
+    /// Nothing is overdue.
+    fn new(limits: fn(BackendId) -> IdleTicks) -> Self {
+        Self { limits, late: |_| false, overdue: |_, _| false, owed: |_| false, told: RefCell::default() }
+    }
+}
+
+impl Watch for TestWatch {
+    fn limits(&self, backend: BackendId) -> IdleTicks {
+        (self.limits)(backend)
+    }
+
+    fn is_handshake_overdue(&self, entry: u32) -> bool {
+        (self.late)(entry)
+    }
+
+    fn is_turn_overdue(&self, entry: u32, is_last: bool) -> bool {
+        (self.overdue)(entry, is_last)
+    }
+
+    fn is_answer_owed(&self, backend: BackendId) -> bool {
+        (self.owed)(backend)
+    }
+
+    fn tell(&self, _: u32, backend: BackendId, signal: Signal) {
+        self.told.borrow_mut().push((backend.raw(), signal));
+    }
+}
+
+fn sweep(table: &FlowTable, now: u16, limits: fn(BackendId) -> IdleTicks) -> Census {
+    table.sweep(now, &TestWatch::new(limits))
 }
 
 #[test]
@@ -57,10 +94,10 @@ fn a_sweep_tells_once_of_who_was_not_answered() {
         put(&table, entry, backend, seen);
     }
     let told = || {
-        let mut told = Vec::new();
         let limits = |_| IdleTicks { established: 50, ..LIMITS };
-        table.sweep(100, limits, |index| index < 2, |_| false, |_, backend, signal| told.push((backend.raw(), signal)));
-        told
+        let watch = TestWatch { late: |entry| entry < 2, ..TestWatch::new(limits) };
+        table.sweep(100, &watch);
+        watch.told.into_inner()
     };
     let expected = [(1, Signal::Unanswered), (5, Signal::Unanswered), (6, Signal::IdleDeaths), (9, Signal::Unanswered)];
     assert_eq!(told(), expected);
@@ -99,18 +136,10 @@ fn a_client_that_went_without_its_answer_is_told_of_once_where_one_is_owed() {
         put(&table, entry, backend, seen);
     }
     let told = |now| {
-        let mut told = Vec::new();
         let limits = |_| IdleTicks { established: 50, ..LIMITS };
-        table.sweep(
-            now,
-            limits,
-            |_| false,
-            |backend| backend != id(13),
-            |_, backend, signal| {
-                told.push((backend.raw(), signal));
-            },
-        );
-        told
+        let watch = TestWatch { owed: |backend| backend != id(13), ..TestWatch::new(limits) };
+        table.sweep(now, &watch);
+        watch.told.into_inner()
     };
     let unanswered =
         |backends: &[u16]| backends.iter().map(|each| (*each, Signal::ClosedUnanswered)).collect::<Vec<_>>();
@@ -119,6 +148,27 @@ fn a_client_that_went_without_its_answer_is_told_of_once_where_one_is_owed() {
     assert_eq!(told(101), unanswered(&[2]));
     // Where it goes by its time-out later, it is no second error.
     assert_eq!(told(148), [(7, Signal::IdleDeaths), (13, Signal::IdleDeaths)]);
+}
+
+#[test]
+fn turns_that_become_overdue_are_told_of_apart_from_errors() {
+    let table = table(128);
+    let (turn, later) = (SEEN_TURN, SEEN_LATER);
+    for (entry, backend, seen) in [
+        // The first turn and a later one wait; one does not; one is not overdue; one is forgotten now.
+        (0, 1, seen(100, BOTH | turn, BOTH, 0)),
+        (1, 2, seen(100, BOTH | later, BOTH | turn, 0)),
+        (2, 3, seen(100, BOTH, BOTH, 0)),
+        (3, 4, seen(100, BOTH | turn, BOTH, 0)),
+        (4, 5, seen(0, BOTH | turn | SEEN_FIN, BOTH | SEEN_FIN, 0)),
+    ] {
+        put(&table, entry, backend, seen);
+    }
+    let watch =
+        TestWatch { overdue: |entry, is_last| entry < 3 || (entry == 4 && is_last), ..TestWatch::new(|_| LIMITS) };
+    table.sweep(100, &watch);
+    let expected = [(1, Signal::FirstOverdue), (2, Signal::LaterOverdue), (5, Signal::FirstOverdue)];
+    assert_eq!(watch.told.into_inner(), expected);
 }
 
 #[test]
