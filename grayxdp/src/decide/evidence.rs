@@ -32,6 +32,24 @@ pub struct Evidence {
     pub limit: f64,
     /// The backend that stands out among its version's, if one does.
     pub backend: Option<SocketAddr>,
+    /// What of this is recent, where that is less than all: a fault that began late shows there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lately: Option<Lately>,
+}
+
+/// The counts of the last seconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Lately {
+    /// How many seconds.
+    pub seconds: u64,
+    /// What was counted of v1.
+    pub n1: u64,
+    /// The same of v2.
+    pub n2: u64,
+    /// How many of v1's were bad.
+    pub e1: u64,
+    /// How many of v2's were bad.
+    pub e2: u64,
 }
 
 /// JSON has no infinity: the largest number stands for it.
@@ -51,18 +69,17 @@ fn clamped(value: f64) -> f64 {
 impl fmt::Display for Evidence {
     /// As events say it: `errors v2/v1 0.9 [0.6, 1.3] over 41,200 connections`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { signal, rule, n1, n2, e1, e2, ratio, interval, value, limit, backend } = self;
+        let Self { signal, rule, n1, n2, e1, e2, ratio, interval, value, limit, backend, lately } = self;
         match (ratio, interval) {
             (Some(ratio), Some((low, high))) => {
                 write!(f, "{signal} v2/v1 {ratio:.1} [{low:.1}, {high:.1}] over {} connections", thousands(n1 + n2))?;
-                write!(
-                    f,
-                    " (v2 {} of {}, v1 {} of {})",
-                    thousands(*e2),
-                    thousands(*n2),
-                    thousands(*e1),
-                    thousands(*n1)
-                )?;
+                write!(f, " (")?;
+                write_counts(f, (*e2, *n2), (*e1, *n1))?;
+                if let Some(Lately { seconds, n1, n2, e1, e2 }) = *lately {
+                    write!(f, "; in the last {seconds} s ")?;
+                    write_counts(f, (e2, n2), (e1, n1))?;
+                }
+                write!(f, ")")?;
             }
             _ if n1 + n2 > 0 => {
                 write!(f, "{signal} by {rule}: {value:.4} (limit {limit:.4}) over {} connections", thousands(n1 + n2))?;
@@ -74,6 +91,11 @@ impl fmt::Display for Evidence {
             None => Ok(()),
         }
     }
+}
+
+fn write_counts(f: &mut fmt::Formatter<'_>, v2: (u64, u64), v1: (u64, u64)) -> fmt::Result {
+    let [e2, n2, e1, n1] = [v2.0, v2.1, v1.0, v1.1].map(thousands);
+    write!(f, "v2 {e2} of {n2}, v1 {e1} of {n1}")
 }
 
 /// A number with commas, as people read it.
@@ -157,6 +179,7 @@ pub(crate) mod tests {
             value: 0.2,
             limit: 100.0,
             backend: None,
+            lately: None,
         }
     }
 
@@ -165,6 +188,10 @@ pub(crate) mod tests {
         let evidence = sample();
         let said = "errors v2/v1 0.9 [0.6, 1.3] over 41,200 connections (v2 92 of 10,200, v1 310 of 31,000)";
         assert_eq!(evidence.to_string(), said);
+        let late = Lately { seconds: 20, n1: 1000, n2: 330, e1: 10, e2: 33 };
+        let worse_of_late = Evidence { lately: Some(late), ..evidence.clone() };
+        let said_of_late = said.replace(')', "; in the last 20 s v2 33 of 330, v1 10 of 1,000)");
+        assert_eq!(worse_of_late.to_string(), said_of_late);
         let one_backend = Evidence { backend: Some(([10, 0, 0, 7], 80).into()), ..evidence };
         assert_eq!(one_backend.to_string(), format!("{said}, most of them at 10.0.0.7:80"));
     }
@@ -183,6 +210,7 @@ pub(crate) mod tests {
             value: f64::INFINITY,
             limit: f64::NAN,
             backend: Some(([10, 0, 0, 7], 80).into()),
+            lately: Some(Lately { seconds: 1, n1: 0, n2: 0, e1: 0, e2: u64::MAX }),
         };
         let json = serde_json::to_string(&evidence).expect("writable");
         let read: Evidence = serde_json::from_str(&json).expect("readable");

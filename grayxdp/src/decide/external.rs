@@ -260,6 +260,7 @@ fn evidence(policy: &Policy, value: f64, limit: f64, ratio: Option<f64>) -> Evid
         value,
         limit,
         backend: None,
+        lately: None,
     }
 }
 

@@ -10,7 +10,11 @@ use std::{
 use serde::{Serialize, Serializer};
 
 use crate::{
-    decide::{controller::Release, evidence::Evidence, external::hook::Raise},
+    decide::{
+        controller::Release,
+        evidence::{Evidence, Lately},
+        external::hook::Raise,
+    },
     percent::percent,
 };
 
@@ -74,6 +78,7 @@ pub(in crate::agent) struct EvidenceData {
     value: f64,
     limit: f64,
     backend: Option<String>,
+    lately: Option<Lately>,
     sentence: String,
 }
 
@@ -91,6 +96,7 @@ impl From<&Evidence> for EvidenceData {
             value: evidence.value,
             limit: evidence.limit,
             backend: evidence.backend.map(|address| address.to_string()),
+            lately: evidence.lately,
             sentence: evidence.to_string(),
         }
     }

@@ -546,6 +546,7 @@ fn evidence() -> Box<Evidence> {
         value: 1e9,
         limit: 100.0,
         backend: None,
+        lately: None,
     })
 }
 

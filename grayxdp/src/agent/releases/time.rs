@@ -259,6 +259,7 @@ fn evidence_of(FuseTally { flows: [n1, n2], failures: [e1, e2] }: FuseTally, bud
         value: e2.into(),
         limit: budget.into(),
         backend: None,
+        lately: None,
     }
 }
 

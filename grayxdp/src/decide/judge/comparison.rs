@@ -14,6 +14,7 @@ use super::{
     dispersion::Residual,
     mixture::log_sum,
     ratio::{Bounds, Counted, RatioTest, Share},
+    recent::Recent,
 };
 use crate::decide::signals::{Counts, Histogram, Signals};
 
@@ -141,11 +142,14 @@ pub(super) struct Comparison {
 struct Line {
     ratio: RatioTest,
     residual: Residual,
+    recent: Recent,
 }
 
 /// What a tick says besides its counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Circumstances {
+    /// How long it was.
+    pub(super) elapsed: Duration,
     /// Of connections, with those that may fail later; `None` where there were none.
     pub(super) flows_share: Option<Share>,
     /// Connections of v2 that have had their time to fail.
@@ -160,7 +164,11 @@ pub(super) struct Circumstances {
 
 impl Comparison {
     pub(super) fn new(kind: Kind) -> Self {
-        let line = Line { ratio: RatioTest::new(), residual: Residual::new(kind.dispersion_prior()) };
+        let line = Line {
+            ratio: RatioTest::new(),
+            residual: Residual::new(kind.dispersion_prior()),
+            recent: Recent::default(),
+        };
         let tests = if kind.is_latency() { CUTS } else { 1 };
         Self { kind, tests: vec![line; tests], cuts: kind.is_latency().then(Cuts::default) }
     }
@@ -168,6 +176,7 @@ impl Comparison {
     /// Takes a tick in.
     pub(super) fn absorb(&mut self, config: &JudgeConfig, v1: &Signals, v2: &Signals, around: &Circumstances) {
         let bounds = &config.bounds(self.kind);
+        self.tests.iter_mut().for_each(|line| line.recent.pass(around.elapsed));
         if let Some(cuts) = &mut self.cuts {
             let (one, two) = (self.kind.histogram(v1), self.kind.histogram(v2));
             let (n1, n2) = (one.count(), two.count());
@@ -185,6 +194,7 @@ impl Comparison {
                         let (w1, w2) = if cut2 <= bucket_of(OVERDUE_US) { waiting } else { (0, 0) };
                         let (e1, e2) = (one.count_from(cut) + w1, two.count_from(cut2) + w2);
                         let counted = Counted { n1: n1 + w1, n2: n2 + w2, e1, e2 };
+                        line.recent.count(&counted);
                         line.absorb(bounds, &counted, 1.0);
                     }
                 }
@@ -195,6 +205,7 @@ impl Comparison {
         let ((n1, e1), (n2, e2)) = (self.kind.counts(&v1.counts), self.kind.counts(&v2.counts));
         let counted = Counted { n1, n2, e1, e2 };
         let Some(line) = self.tests.first_mut() else { return };
+        line.recent.count(&counted);
         match (self.kind, around.flows_share) {
             (Kind::Errors, Some(share)) => line.ratio.absorb(bounds, &counted, share, around.past, around.of_errors),
             // Errors without connections to hold them against.
@@ -227,11 +238,12 @@ impl Comparison {
     /// The test to show where v2 is blamed: of those with some evidence against it, the one whose ratio most surely exceeds
     /// one. Where all slow responses are very slow ones, the median's test may have as much evidence as the others, of a
     /// ratio that says little.
-    pub(super) fn worst(&self, config: &JudgeConfig) -> Option<&RatioTest> {
+    pub(super) fn worst(&self, config: &JudgeConfig) -> Option<(&RatioTest, &Recent)> {
         let most = self.tests.iter().map(|line| line.ratio.log_worse()).fold(f64::NEG_INFINITY, f64::max);
         let lowest = |test: &RatioTest| test.ledger().ratio(config.false_alarm).map_or(0.0, |(_, (low, _))| low);
-        let shown = self.tests.iter().map(|line| &line.ratio).filter(|test| test.log_worse() >= most.min(TELLING));
-        shown.max_by(|a, b| lowest(a).total_cmp(&lowest(b)))
+        let shown = self.tests.iter().filter(|line| line.ratio.log_worse() >= most.min(TELLING));
+        let worst = shown.max_by(|a, b| lowest(&a.ratio).total_cmp(&lowest(&b.ratio)));
+        worst.map(|line| (&line.ratio, &line.recent))
     }
 
     /// How many things it has compared.

@@ -25,6 +25,7 @@ mod mixture;
 mod one_sided;
 pub mod planning;
 mod ratio;
+mod recent;
 mod share;
 mod state;
 mod verdict;
@@ -143,6 +144,7 @@ impl Judge {
         let of_clients = self.groups.of_errors();
         let of_errors = if self.config.correlated { of_clients } else { 1.0 };
         let around = Circumstances {
+            elapsed,
             flows_share: exposed.share,
             past: exposed.past,
             fell: exposed.fell,

@@ -157,6 +157,9 @@ fn a_version_that_answers_nothing_any_more_is_slow_and_its_backend_is_named() {
     let found = evidence(judge.judgement());
     assert_eq!((found.signal.as_str(), found.backend), ("latency-first", Some(([10, 0, 0, 2], 80).into())));
     assert!(found.e2 >= 20 && found.e2 <= 60, "{found:?}");
+    // The good minute before does not hide it.
+    let lately = found.lately.expect("it was not so from the beginning");
+    assert!(lately.seconds <= 30 && lately.e2 == found.e2 && lately.n1 < found.n1 / 2, "{found:?}");
 }
 
 #[test]
