@@ -14,7 +14,7 @@ use crate::{
 /// Both tables are made for so many flows.
 pub(crate) const MAX_FLOWS: u32 = 1_048_576;
 /// Packets of a run; a run over more flows has as many as these.
-const PACKETS_MIN: u32 = 1 << 18;
+const PACKETS_MIN: u32 = 1 << 20;
 /// Packets of a run that makes flows: few beside the table, which must not fill by being measured.
 const NEW_PACKETS: u32 = 100_000;
 const XDP_PASS: u32 = 2;
