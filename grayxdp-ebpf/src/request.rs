@@ -255,14 +255,15 @@ pub(crate) fn begin(parsed: &Parsed, id: ServiceId, service: &'static ServiceEnt
     };
     let entry = stages::grayxdp_enter(parsed, id.0, choice.id.raw().into());
     if service.mode == MODE_FULL_NAT {
+        let Some(place) = scratch::source() else { return Begun::refused(Verdict::DroppedNoSourcePort) };
+        *place = parsed.source;
         #[expect(clippy::cast_possible_truncation, reason = "an index, as `stages.rs` widened it")]
         let taken = if entry == NO_ENTRY {
             Taken::NONE
         } else {
-            Taken(stages::grayxdp_take_source(&parsed.source, id.0, entry as u32))
+            Taken(stages::grayxdp_take_source(id.0, entry as u32))
         };
-        let source = source::endpoint(taken.source(), taken.port(), parsed.source.protocol);
-        let (Some(source), Some(place)) = (source, scratch::source()) else {
+        let Some(source) = source::endpoint(taken.source(), taken.port(), parsed.source.protocol) else {
             return Begun::refused(Verdict::DroppedNoSourcePort);
         };
         *place = source;

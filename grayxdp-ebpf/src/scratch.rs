@@ -92,7 +92,7 @@ part! {
     now: u32
 }
 part! {
-    /// The source that a request leaves with, for `request.rs`.
+    /// The source of a request, for `request.rs`, `sourced.rs` and `source.rs`: as it came, then what it leaves with.
     source: Endpoint
 }
 part! {

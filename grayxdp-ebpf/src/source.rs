@@ -89,17 +89,12 @@ impl Taken {
     }
 }
 
-/// Finds a free port for the flow of this entry, and notes it there. Frees the entry where none is free.
+/// Finds a free port for the flow of this entry, and notes it there. Frees the entry where none is free. The client lies
+/// in `scratch.rs`.
 #[inline(always)]
-pub(crate) fn take(
-    control: &'static Control,
-    service: &ServiceEntry,
-    id: ServiceId,
-    client: &Endpoint,
-    entry: u32,
-) -> Option<Taken> {
+pub(crate) fn take(control: &'static Control, service: &ServiceEntry, id: ServiceId, entry: u32) -> Option<Taken> {
     let (place, flow) = flow::entry_at(control, entry)?;
-    let taken = find(control, service, id, client, &flow);
+    let taken = find(control, service, id, &flow);
     match taken {
         Some(taken) => flow.set_source(taken.source(), taken.port()),
         None => place.undo(&flow),
@@ -109,7 +104,7 @@ pub(crate) fn take(
 
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "under the count of ports, and of addresses")]
-fn find(control: &Control, service: &ServiceEntry, id: ServiceId, client: &Endpoint, flow: &Found) -> Option<Taken> {
+fn find(control: &Control, service: &ServiceEntry, id: ServiceId, flow: &Found) -> Option<Taken> {
     let ports = u32::from(control.source_port_count);
     let cursor = scratch::cursors()?.get_mut(usize::from(service.source_first))?;
     if cursor.flows_left == 0 || cursor.nth >= service.source_count {
@@ -118,7 +113,7 @@ fn find(control: &Control, service: &ServiceEntry, id: ServiceId, client: &Endpo
     let mut runs = 0;
     while runs < RUNS {
         let address_index = u32::from(service.source_first) + u32::from(cursor.nth);
-        let port = stages::grayxdp_take_slot(client, id.0, address_index * ports, cursor.port, flow.index);
+        let port = stages::grayxdp_take_slot(id.0, address_index * ports, cursor.port, flow.index);
         if port != NO_PORT {
             // By the flow's keyed fingerprint: ports are no counter.
             cursor.port = port as u32 + 1 + (flow.owner.0 >> 16) as u32 % STEP_MAX;
@@ -190,7 +185,6 @@ fn index_of(service: &ServiceEntry, address: Address) -> Option<u32> {
 #[inline(always)]
 pub(crate) fn take_slot(
     control: &'static Control,
-    client: &Endpoint,
     service: ServiceId,
     (first, start): (u32, u32),
     entry: u32,
@@ -208,6 +202,7 @@ pub(crate) fn take_slot(
         // Of one that was never used, no entry need be looked at.
         let is_free = owner == FlowOwner::EMPTY || entry == flow.index || stages::grayxdp_holds(entry, owner.0) == 0;
         if is_free {
+            let client = scratch::source()?;
             #[expect(clippy::cast_possible_truncation, reason = "far fewer services than 2^16")]
             let taken = SourceSlot {
                 owner: flow.owner,

@@ -18,13 +18,11 @@ use crate::{
     stages,
 };
 
-/// A packet that has its new destination, and no new source.
+/// A packet that has its new destination, and no new source; its old one is in `scratch.rs`, too.
 #[repr(C)]
 pub(crate) struct Sourceless {
     /// How it ends when it has one.
     outcome: u64,
-    /// Its source as it came.
-    client: Endpoint,
     /// Index of its flow's entry.
     entry: u32,
     ip_len: u16,
@@ -38,7 +36,7 @@ pub(crate) struct Sourceless {
 pub(crate) fn plan(outcome: Outcome, client: &Endpoint, entry: u64, ip_len: u16, passage: Passage) -> Option<u64> {
     let rest = scratch::sourceless()?;
     rest.outcome = outcome.raw();
-    rest.client = *client;
+    *scratch::source()? = *client;
     rest.entry = entry as u32;
     rest.ip_len = ip_len;
     rest.is_fallback = passage.is_fallback.into();
@@ -51,7 +49,7 @@ pub(crate) fn finish(context: &XdpContext) -> Option<Outcome> {
     let rest = scratch::sourceless()?;
     let outcome = Outcome::from_raw(rest.outcome);
     let (id, backend) = (ServiceId(outcome.service().into()), BackendId::from_raw(outcome.backend())?);
-    let taken = Taken(stages::grayxdp_take_source(&rest.client, id.0, rest.entry));
+    let taken = Taken(stages::grayxdp_take_source(id.0, rest.entry));
     let port = taken.port();
     let Some(address) = source::address(taken.source(), port) else {
         return Some(Outcome::of(Verdict::DroppedNoSourcePort).for_service(id));
@@ -60,10 +58,11 @@ pub(crate) fn finish(context: &XdpContext) -> Option<Outcome> {
     let passage = Passage { meeting: Meeting::New, is_pinned: false, is_fallback, is_tracked: true };
     count::request(backend, rest.ip_len, passage);
     let (packet, new) = (Packet::new(context), NewEnd { address, port });
-    if rest.client.address.is_v4() {
-        ends::rewrite_source::<true>(packet, &rest.client, new)?;
+    let client = scratch::source()?;
+    if client.address.is_v4() {
+        ends::rewrite_source::<true>(packet, client, new)?;
     } else {
-        ends::rewrite_source::<false>(packet, &rest.client, new)?;
+        ends::rewrite_source::<false>(packet, client, new)?;
     }
     Some(outcome)
 }

@@ -222,29 +222,24 @@ pub(crate) extern "C" fn grayxdp_give_source(context: *mut xdp_md) -> u64 {
     sourced::finish(&XdpContext::new(context)).unwrap_or(Outcome::of(Verdict::DroppedRewriteFailed)).raw()
 }
 
-/// Finds a source port for the flow of an entry. Returns a [`Taken`].
+/// Finds a source port for the flow of an entry, whose client lies in `scratch.rs`. Returns a [`Taken`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub(crate) extern "C" fn grayxdp_take_source(client: *const Endpoint, service: u32, entry: u32) -> u64 {
-    let Some(client) = given(client) else { return Taken::NONE.0 };
+pub(crate) extern "C" fn grayxdp_take_source(service: u32, entry: u32) -> u64 {
     let id = ServiceId(service);
     let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return Taken::NONE.0 };
-    source::take(control, service, id, client, entry).unwrap_or(Taken::NONE).0
+    source::take(control, service, id, entry).unwrap_or(Taken::NONE).0
 }
 
 /// Takes one of the slots from `first + start` on for the flow of an entry. Returns its port, counted from the first one,
 /// or [`source::NO_PORT`].
+///
+/// VERIFIER: the client is not lent, for kernels up to 6.1 keep nothing on the stack that was lent to a function.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub(crate) extern "C" fn grayxdp_take_slot(
-    client: *const Endpoint,
-    service: u32,
-    first: u32,
-    start: u32,
-    entry: u32,
-) -> u64 {
-    let (Some(client), Some(control)) = (given(client), maps::control()) else { return source::NO_PORT };
-    let taken = source::take_slot(control, client, ServiceId(service), (first, start), entry);
+pub(crate) extern "C" fn grayxdp_take_slot(service: u32, first: u32, start: u32, entry: u32) -> u64 {
+    let Some(control) = maps::control() else { return source::NO_PORT };
+    let taken = source::take_slot(control, ServiceId(service), (first, start), entry);
     taken.map_or(source::NO_PORT, u64::from)
 }
 
