@@ -258,11 +258,8 @@ pub(crate) fn begin(parsed: &Parsed, id: ServiceId, service: &'static ServiceEnt
         let Some(place) = scratch::source() else { return Begun::refused(Verdict::DroppedNoSourcePort) };
         *place = parsed.source;
         #[expect(clippy::cast_possible_truncation, reason = "an index, as `stages.rs` widened it")]
-        let taken = if entry == NO_ENTRY {
-            Taken::NONE
-        } else {
-            Taken(stages::grayxdp_take_source(id.0, entry as u32))
-        };
+        let taken =
+            if entry == NO_ENTRY { Taken::NONE } else { Taken(stages::grayxdp_take_source(id.0, entry as u32)) };
         let Some(source) = source::endpoint(taken.source(), taken.port(), parsed.source.protocol) else {
             return Begun::refused(Verdict::DroppedNoSourcePort);
         };

@@ -2,13 +2,13 @@
 //!
 //! A port belongs to one flow of the host, whatever its backend. It is taken by compare-and-swap, and given back by
 //! nobody: a slot is free when the flow table no longer holds the flow that took it, or holds it as closing. So no port
-//! can leak, whoever dies when. Where the search begins is a hint of this CPU's own (`Cursor`). When a port is taken, a late packet to its former flow may reach the new flow's client,
-//! whose TCP discards it.
+//! can leak, whoever dies when. Where the search begins is a hint of this CPU's own (`Cursor`). When a port is taken, a late
+//! packet to its former flow may reach the new flow's client, whose TCP discards it.
 
 use grayxdp_common::{
     ids::{Be16, ServiceId},
     layout::{Address, Control, Endpoint, FlowOwner, FlowState, ServiceEntry, SourceSlot},
-    limits::{SOURCE_ADDRESSES_PER_SERVICE_MAX, SOURCE_PORT_PROBES},
+    limits::{SOURCE_ADDRESSES_MAX, SOURCE_ADDRESSES_PER_SERVICE_MAX, SOURCE_PORT_PROBES},
 };
 
 use crate::{
@@ -30,6 +30,7 @@ pub(crate) const NO_PORT: u64 = u64::MAX;
 
 const _: () = assert!(RUN * RUNS == SOURCE_PORT_PROBES, "runs are whole");
 const _: () = assert!(SOURCE_ADDRESSES_PER_SERVICE_MAX.is_power_of_two(), "numbers are masked");
+const _: () = assert!(SOURCE_ADDRESSES_MAX.is_power_of_two(), "so are indices");
 
 /// The client behind a source port.
 #[derive(Clone, Copy)]
@@ -106,7 +107,10 @@ pub(crate) fn take(control: &'static Control, service: &ServiceEntry, id: Servic
 #[expect(clippy::cast_possible_truncation, reason = "under the count of ports, and of addresses")]
 fn find(control: &Control, service: &ServiceEntry, id: ServiceId, flow: &Found) -> Option<Taken> {
     let ports = u32::from(control.source_port_count);
-    let cursor = scratch::cursors()?.get_mut(usize::from(service.source_first))?;
+    // VERIFIER (6.1): a mask in place of a comparison, which it forgets of what lies on the stack.
+    let first =
+        helpers::opaque(usize::from(service.source_first), u64::from(ports)) & (SOURCE_ADDRESSES_MAX as usize - 1);
+    let cursor = scratch::cursors()?.get_mut(first)?;
     if cursor.flows_left == 0 || cursor.nth >= service.source_count {
         cursor.draw(service, ports);
     }

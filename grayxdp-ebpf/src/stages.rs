@@ -8,7 +8,7 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
-    layout::{Control, Endpoint, FlowOwner, FlowSeen, FragmentEntry, FuseTally},
+    layout::{Control, FlowOwner, FlowSeen, FragmentEntry, FuseTally},
     verdict::Verdict,
 };
 
