@@ -5,7 +5,10 @@
 
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 
-use grayxdp_common::layout::{Endpoint, TraceEvent};
+use grayxdp_common::{
+    layout::{Endpoint, TraceEvent},
+    limits::SOURCE_ADDRESSES_MAX,
+};
 
 use crate::{
     encapsulate::Tunnel,
@@ -13,6 +16,8 @@ use crate::{
     maps,
     parse::Parsed,
     reset::Onwards,
+    source::Cursor,
+    sourced::Sourceless,
 };
 
 /// The parts.
@@ -29,6 +34,8 @@ pub(crate) struct Scratch {
     now: u32,
     sample: TraceEvent,
     clock: Clock,
+    cursors: [Cursor; SOURCE_ADDRESSES_MAX as usize],
+    sourceless: Sourceless,
 }
 
 /// The present flow tick, as it was read last.
@@ -85,7 +92,7 @@ part! {
     now: u32
 }
 part! {
-    /// The source that a request leaves with, for `request.rs`.
+    /// The source of a request, for `request.rs`, `sourced.rs` and `source.rs`: as it came, then what it leaves with.
     source: Endpoint
 }
 part! {
@@ -95,4 +102,12 @@ part! {
 part! {
     /// The packet that is being traced, for `trace.rs`.
     sample: TraceEvent
+}
+part! {
+    /// By the first address of a list, for `source.rs`.
+    cursors: [Cursor; SOURCE_ADDRESSES_MAX as usize]
+}
+part! {
+    /// The packet that needs a source, for `sourced.rs`.
+    sourceless: Sourceless
 }
