@@ -20,8 +20,8 @@ use crate::{
 /// held more often than others.
 const RUN: u32 = 4;
 const RUNS: u32 = SOURCE_PORT_PROBES / RUN;
-/// Flows that begin on a CPU with a list of addresses until the search moves somewhere else.
-const FLOWS_PER_DRAW: u16 = 64;
+/// Ports of each address that a CPU gives out until its search moves somewhere else.
+const PORTS_PER_DRAW: u16 = 64;
 /// From a port that was taken to where the next search begins, at most. Longer steps leave gaps, and the ports between
 /// them are met by searches that come from elsewhere.
 const STEP_MAX: u32 = 2;
@@ -41,8 +41,9 @@ pub(crate) struct Holder {
     pub(crate) flow: Found,
 }
 
-/// Where a CPU looks for a free port first, in a list of source addresses. Flows that begin one after the other get ports
-/// near each other, whose slots share cache lines and pages: one that is far away costs as much as all else of a new flow.
+/// Where a CPU looks for a free port first, in a list of source addresses. Flows that begin one after the other get the
+/// addresses in turn, and ports near each other, whose slots share cache lines and pages: one that is far away costs as much
+/// as all else of a new flow.
 #[repr(C)]
 pub(crate) struct Cursor {
     /// Counted from the first port; behind the last one it goes on with the first.
@@ -50,7 +51,7 @@ pub(crate) struct Cursor {
     /// Number of the address in its list.
     nth: u16,
     /// Until it moves somewhere else.
-    flows_left: u16,
+    ports_left: u16,
 }
 
 impl Cursor {
@@ -61,7 +62,20 @@ impl Cursor {
         let random = helpers::random();
         self.port = scale(random & 0xffff, ports);
         self.nth = scale(random >> 16, u32::from(service.source_count)) as u16;
-        self.flows_left = FLOWS_PER_DRAW;
+        self.ports_left = PORTS_PER_DRAW;
+    }
+
+    /// Behind a port that was taken. The noise makes ports no counter.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "under twice the count of ports")]
+    fn advance(&mut self, service: &ServiceEntry, port: u64, noise: u64) {
+        self.nth = self.nth.wrapping_add(1);
+        self.port = port as u32;
+        if self.nth >= service.source_count {
+            self.nth = 0;
+            self.port += 1 + noise as u32 % STEP_MAX;
+            self.ports_left = self.ports_left.wrapping_sub(1);
+        }
     }
 }
 
@@ -111,7 +125,7 @@ fn find(control: &Control, service: &ServiceEntry, id: ServiceId, flow: &Found) 
     let first =
         helpers::opaque(usize::from(service.source_first), u64::from(ports)) & (SOURCE_ADDRESSES_MAX as usize - 1);
     let cursor = scratch::cursors()?.get_mut(first)?;
-    if cursor.flows_left == 0 || cursor.nth >= service.source_count {
+    if cursor.ports_left == 0 || cursor.nth >= service.source_count {
         cursor.draw(service, ports);
     }
     let mut runs = 0;
@@ -119,9 +133,8 @@ fn find(control: &Control, service: &ServiceEntry, id: ServiceId, flow: &Found) 
         let address_index = u32::from(service.source_first) + u32::from(cursor.nth);
         let port = stages::grayxdp_take_slot(id.0, address_index * ports, cursor.port, flow.index);
         if port != NO_PORT {
-            // By the flow's keyed fingerprint: ports are no counter.
-            cursor.port = port as u32 + 1 + (flow.owner.0 >> 16) as u32 % STEP_MAX;
-            cursor.flows_left = cursor.flows_left.wrapping_sub(1);
+            // The flow's fingerprint is keyed.
+            cursor.advance(service, port, flow.owner.0 >> 16);
             return Some(Taken::new(address_index as u8, Be16::new(control.source_port_first + port as u16)));
         }
         if ports <= SOURCE_PORT_PROBES {

@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Output},
+    thread::sleep,
     time::Duration,
 };
 
@@ -21,6 +22,8 @@ use crate::{
 /// How long a command may take.
 pub const COMMAND_MAX: Duration = Duration::from_secs(30);
 const START_MAX: Duration = Duration::from_secs(30);
+/// From a socket's last words until its process is known to have ended.
+const ENDING: Duration = Duration::from_millis(500);
 
 /// The binary: `GRAYXDP_BIN`, or the release build of this workspace.
 pub fn binary() -> Result<PathBuf> {
@@ -128,6 +131,12 @@ impl<'a> Agent<'a> {
     /// An error with the end of its log, unless it runs.
     pub fn check_running(&mut self) -> Result<()> {
         self.process.as_mut().context("the agent was not started")?.check_running()
+    }
+
+    /// Why its socket does not answer: that it has ended, which may show a moment later; else that error.
+    pub fn cause_of(&mut self, error: anyhow::Error) -> anyhow::Error {
+        sleep(ENDING);
+        self.check_running().err().unwrap_or(error)
     }
 
     /// Its process id.

@@ -7,7 +7,7 @@
 //! of the device that they come in on, which are equal but for what an agent changed in the meantime. The next agent
 //! replaces both.
 
-use std::{collections::BTreeSet, fs, io, path::Path};
+use std::{collections::BTreeSet, fs, io, path::Path, thread::sleep, time::Duration};
 
 use aya::programs::{
     Xdp, XdpMode as AyaMode,
@@ -74,7 +74,7 @@ impl Plan {
         }
         for interface in &self.added {
             let name = || interface.name.clone();
-            match netlink::has_program(interface.index) {
+            match stays_taken(interface.index) {
                 Ok(true) => return Err(KernelError::InterfaceBusy { name: name() }),
                 Ok(false) => {}
                 Err(error) => {
@@ -179,6 +179,18 @@ fn replace(program: &mut Xdp, interface: &Interface, pin: &LinkPin) -> Result<Pi
     // The program must not own the link, or it would detach when it is dropped; the pin does.
     drop(program.take_link(id).map_err(|error| failed(&error))?);
     PinnedLink::from_pin(&pin.path).map_err(|error| failed(&error))
+}
+
+/// Whether a device has a program, and still has it a second later: that of a link which was just given up, by `detach` say,
+/// the kernel takes off a moment afterwards.
+fn stays_taken(index: u32) -> io::Result<bool> {
+    for _ in 0..20 {
+        if !netlink::has_program(index)? {
+            return Ok(false);
+        }
+        sleep(Duration::from_millis(50));
+    }
+    netlink::has_program(index)
 }
 
 fn attach_new(

@@ -128,10 +128,7 @@ pub(crate) async fn run(args: &Args, kind: FaultKind, screen: &mut Screen) -> Re
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !course.is_over() {
         ticks.tick().await;
-        watch.look(&load, screen).await.or_else(|error| {
-            agent.check_running()?;
-            Err(error)
-        })?;
+        watch.look(&load, screen).await.map_err(|error| agent.cause_of(error))?;
         load.check_running()?;
         course.go_on(&agent, &watch, screen)?;
     }

@@ -67,10 +67,7 @@ pub(crate) async fn run(args: &Args, screen: &mut Screen) -> Result<Summary> {
     let mut done: Option<Instant> = None;
     while done.is_none_or(|done| done.elapsed() < QUIET) {
         ticks.tick().await;
-        watch.look(&load, screen).await.or_else(|error| {
-            agent.check_running()?;
-            Err(error)
-        })?;
+        watch.look(&load, screen).await.map_err(|error| agent.cause_of(error))?;
         scene.v1.check_running()?;
         scene.v2.check_running()?;
         load.check_running()?;
