@@ -36,8 +36,9 @@ pub const IDLE_TICKS_MAX: u16 = 26_822;
 pub const SOURCE_ADDRESSES_MAX: u32 = 64;
 /// Source addresses of one service.
 pub const SOURCE_ADDRESSES_PER_SERVICE_MAX: u32 = 16;
-/// Slots that are looked at for a free source port. At 90 % use, one connection in 600 is refused; at 80 %, one in
-/// 300,000 (simulated, with connections that come and go at random).
+/// Slots that are looked at for a free source port, side by side. At 80 % use, one connection in 200 is refused; at 90 %,
+/// one in 20 (simulated, with connections that come and go at random): the neighbours of a port in use are in use more
+/// often than others.
 pub const SOURCE_PORT_PROBES: u32 = 64;
 /// Pinned networks, and networks of range shards, over all services.
 pub const NETWORKS_MAX: u32 = 65_536;

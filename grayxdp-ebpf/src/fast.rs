@@ -1,6 +1,6 @@
 //! The short way of most packets: no tag, option, extension header or fragment, of a flow that is known and goes on as it
-//! did, or of one that begins at a service without networks, to a next hop that is known; and of what concerns nobody.
-//! What begins a flow in mode `full-nat` goes on in `sourced.rs`.
+//! did, or of one that begins at a service without networks, to a next hop that is known, in mode `nat`, `dsr` or `ipip`;
+//! and of what concerns nobody.
 //!
 //! It decides as the pipeline does (`lib.rs`) or leaves the packet, untouched, to it: every check comes before the first
 //! change. What it spares is a parsed packet in memory, entries that are looked up again by each stage, and calls between
@@ -8,6 +8,7 @@
 
 use aya_ebpf::programs::XdpContext;
 use grayxdp_common::{
+    csum::ChecksumDelta,
     ids::{BackendId, Be16, ServiceId},
     layout::{
         Address, BackendEntry, Control, Endpoint, FLOW_SEVER, MODE_FULL_NAT, MODE_IPIP, MODE_NAT, NO_SERVICE,
@@ -20,8 +21,7 @@ use crate::{
     choose, clock,
     count::{self, Meeting, Passage},
     encapsulate,
-    ends::{self, Ends, NewEnd},
-    flow::{self, Found, NO_ENTRY, Place, Side},
+    flow::{self, Found, Place, Side},
     heard::{self, Heard},
     maps,
     outcome::{Outcome, next},
@@ -30,29 +30,28 @@ use crate::{
         self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, PROTOCOL_TCP, PROTOCOL_UDP, Step,
         TCP_ACK, TCP_LEN, UDP_LEN,
     },
-    reply::Answered,
-    request, route, service,
+    request,
+    rewrite::{self, End},
+    route::{self, Way},
+    service,
     signals::{self, Former, Spoken},
-    source, sourced,
 };
 
 /// Ethernet, IPv4 without options, TCP without options; a UDP packet is that long with Ethernet's padding.
 const HEAD_V4: usize = ETHERNET_LEN + IPV4_LEN + TCP_LEN;
 /// The same with IPv6.
 const HEAD_V6: usize = ETHERNET_LEN + IPV6_LEN + TCP_LEN;
-/// Where a transport header begins.
-pub(crate) const L4_V4: usize = ETHERNET_LEN + IPV4_LEN;
-/// The same with IPv6.
-pub(crate) const L4_V6: usize = ETHERNET_LEN + IPV6_LEN;
+const L4_V4: usize = ETHERNET_LEN + IPV4_LEN;
+const L4_V6: usize = ETHERNET_LEN + IPV6_LEN;
 /// More fragments, or not the first.
 const IPV4_FRAGMENT: u16 = 0x3fff_u16.to_be();
 
 /// What is looked at of a packet.
-pub(crate) struct Head {
-    pub(crate) source: Endpoint,
-    pub(crate) destination: Endpoint,
+struct Head {
+    source: Endpoint,
+    destination: Endpoint,
     ip_len: u16,
-    pub(crate) hop_limit: u8,
+    hop_limit: u8,
     /// Of UDP, those of a segment.
     tcp_flags: u8,
     /// Behind the transport header.
@@ -174,7 +173,8 @@ fn request<const IS_V4: bool>(
     id: ServiceId,
     service: &'static ServiceEntry,
 ) -> Option<u64> {
-    if head.hop_limit <= 1
+    if service.mode == MODE_FULL_NAT
+        || head.hop_limit <= 1
         || parse::are_impossible(head.tcp_flags)
         || request::is_martian(&head.source.address)
         || head.source.is(&service.endpoint)
@@ -183,15 +183,8 @@ fn request<const IS_V4: bool>(
     }
     let place = Place::at(control, id, (head.source.address, head.source.port), clock::cached_now())?;
     let met = place.find_here();
-    let mut source = None;
     let (backend_id, backend, passage) = match &met {
-        Some(found) => {
-            if service.mode == MODE_FULL_NAT {
-                let (nth, port) = (found.seen.source, found.seen.source_port);
-                source = Some(NewEnd { address: source::address(nth, port)?, port });
-            }
-            known(&place, found, head, service)?
-        }
+        Some(found) => known(&place, found, head, service)?,
         None => {
             // Its memory, should it be far, comes while the backend is chosen.
             if service.flags & SERVICE_SIGNALS != 0 {
@@ -209,53 +202,27 @@ fn request<const IS_V4: bool>(
     if is_wrapped {
         encapsulate::plan(service, &backend.endpoint.address, encapsulate::entropy(&head.source), &way)?;
     }
-    let entry = match &met {
-        Some(found) => go_on(&place, found, head, service, backend_id),
-        None => enter(&place, head, service, backend_id)?,
-    };
-    if entry == NO_ENTRY {
-        count::request(backend_id, head.ip_len, passage);
+    match &met {
+        Some(found) => {
+            place.note_seen(found, Side::Client, head.step(), head.tcp_flags);
+            let spoken = Spoken { tcp_flags: head.tcp_flags, carries_payload: head.carries_payload() };
+            if service.flags & SERVICE_SIGNALS != 0 && spoken.is_news(found.seen) {
+                signals::speak(found, spoken, backend_id);
+            }
+        }
+        None => {
+            let seen = flow::first_seen(head.step(), head.tcp_flags, service);
+            let made = place.begin_in_empty(backend_id, seen)?;
+            if service.flags & SERVICE_SIGNALS != 0 {
+                signals::enter(service, head.source.address, made.index, seen, backend_id, Former::NONE);
+            }
+        }
     }
-    // VERIFIER: one call for each mode. Were ends chosen first, the compiler would join pointers to see whether any is there.
-    let destination = Some(NewEnd::of(&backend.endpoint));
-    if source.is_some() {
-        ends::rewrite::<IS_V4>(context, head, Ends { source, destination }, &way)?;
-    } else if service.mode == MODE_NAT || service.mode == MODE_FULL_NAT {
-        ends::rewrite::<IS_V4>(context, head, Ends { source: None, destination }, &way)?;
-    } else {
-        ends::rewrite::<IS_V4>(context, head, Ends::KEPT, &way)?;
-    }
+    count::request(backend_id, head.ip_len, passage);
+    let new = (service.mode == MODE_NAT).then_some(&backend.endpoint);
+    rewrite::<IS_V4>(context, head, End::Destination, new, &way)?;
     let outcome = if is_wrapped { way.outcome().wrapped() } else { way.outcome() };
-    let outcome = outcome.for_service(id).for_backend(backend_id);
-    if entry == NO_ENTRY {
-        return Some(outcome.raw());
-    }
-    sourced::plan(outcome, &head.source, entry, head.ip_len, passage)
-}
-
-/// Notes a packet of a flow that is known. Returns [`NO_ENTRY`]: the flow needs nothing more.
-#[inline(always)]
-fn go_on(place: &Place, found: &Found, head: &Head, service: &ServiceEntry, backend: BackendId) -> u64 {
-    place.note_seen(found, Side::Client, head.step(), head.tcp_flags);
-    let spoken = Spoken { tcp_flags: head.tcp_flags, carries_payload: head.carries_payload() };
-    if service.flags & SERVICE_SIGNALS != 0 && spoken.is_news(found.seen) {
-        signals::speak(found, spoken, backend);
-    }
-    NO_ENTRY
-}
-
-/// Makes the entry of a flow that begins. Returns its index where the flow still needs a source, and [`NO_ENTRY`] where it
-/// does not.
-///
-/// VERIFIER: no option, for the compiler would store what it never set.
-#[inline(always)]
-fn enter(place: &Place, head: &Head, service: &ServiceEntry, backend: BackendId) -> Option<u64> {
-    let seen = flow::first_seen(head.step(), head.tcp_flags, service);
-    let made = place.begin_in_empty(backend, seen)?;
-    if service.flags & SERVICE_SIGNALS != 0 {
-        signals::enter(service, head.source.address, made.index, seen, backend, Former::NONE);
-    }
-    Some(if service.mode == MODE_FULL_NAT { made.index.into() } else { NO_ENTRY })
+    Some(outcome.for_service(id).for_backend(backend_id).raw())
 }
 
 /// The backend of a flow that goes on as it did. A SYN may begin it anew.
@@ -301,52 +268,31 @@ fn reply<const IS_V4: bool>(
     }
     let service_id = ServiceId(u32::from(backend.service));
     let service: &'static ServiceEntry = maps::service(service_id)?;
-    match service.mode {
-        MODE_NAT => {
-            let client = head.destination;
-            let place = Place::at(control, service_id, (client.address, client.port), clock::cached_now())?;
-            let answered = Answered { id: service_id, service, client, place, found: place.find_here()? };
-            deliver::<IS_V4>(context, head, id, &answered, None)
-        }
-        MODE_FULL_NAT => {
-            let answered = Answered::by(source::holder(control, service, head.destination)?)?;
-            let client = NewEnd::of(&answered.client);
-            deliver::<IS_V4>(context, head, id, &answered, Some(client))
-        }
-        _ => None,
+    if service.mode != MODE_NAT {
+        return None;
     }
-}
-
-/// Sends a backend's packet to its client; `client` where it was addressed to one of this host's sources.
-#[inline(always)]
-fn deliver<const IS_V4: bool>(
-    context: &XdpContext,
-    head: &Head,
-    id: BackendId,
-    answered: &Answered,
-    client: Option<NewEnd>,
-) -> Option<u64> {
-    let Answered { service, place, found, .. } = answered;
+    let client = (head.destination.address, head.destination.port);
+    let place = Place::at(control, service_id, client, clock::cached_now())?;
+    let found = place.find_here()?;
     if found.backend() != Some(id) || found.seen.kind & FLOW_SEVER != 0 {
         return None;
     }
-    let way = route::known_to_client(context, place.control, answered.client.address, head.ip_len, place.now)?;
+    let way = route::known_to_client(context, control, head.destination.address, head.ip_len, place.now)?;
     if !way.is_own() {
         return None;
     }
-    place.note_seen(found, Side::Backend, head.step(), head.tcp_flags);
+    place.note_seen(&found, Side::Backend, head.step(), head.tcp_flags);
     if service.flags & SERVICE_SIGNALS != 0 {
         #[expect(clippy::cast_possible_truncation, reason = "under 100")]
         let heard = Heard::new(if IS_V4 { L4_V4 } else { L4_V6 } as u32, head.payload_len);
-        if heard::is_news(found, head.tcp_flags, head.carries_payload(), head.has_zero_window) {
-            heard::hear(context, service, found, heard, id);
+        if heard::is_news(&found, head.tcp_flags, head.carries_payload(), head.has_zero_window) {
+            heard::hear(context, service, &found, heard, id);
         }
-        heard::watch_if(context, found, heard, head.tcp_flags, id);
+        heard::watch_if(context, &found, heard, head.tcp_flags, id);
     }
     count::reply(id, head.ip_len);
-    let ends = Ends { source: Some(NewEnd::of(&service.endpoint)), destination: client };
-    ends::rewrite::<IS_V4>(context, head, ends, &way)?;
-    Some(way.outcome().for_service(answered.id).for_backend(id).raw())
+    rewrite::<IS_V4>(context, head, End::Source, Some(&service.endpoint), &way)?;
+    Some(way.outcome().for_service(service_id).for_backend(id).raw())
 }
 
 impl Head {
@@ -359,4 +305,40 @@ impl Head {
     fn step(&self) -> Step {
         if self.destination.protocol == PROTOCOL_UDP { Step::Datagram } else { parse::tcp_step(self.tcp_flags) }
     }
+}
+
+/// One end's address and port, hop limit, MAC addresses; every checksum once.
+#[inline(always)]
+fn rewrite<const IS_V4: bool>(
+    context: &XdpContext,
+    head: &Head,
+    end: End,
+    new: Option<&Endpoint>,
+    way: &Way,
+) -> Option<()> {
+    let packet = Packet::new(context);
+    rewrite::macs(packet, way.macs)?;
+    let old = if end == End::Source { &head.source } else { &head.destination };
+    let delta = if IS_V4 {
+        let ip = packet.window::<IPV4_LEN>(ETHERNET_LEN)?;
+        let delta = new.map_or(ChecksumDelta::ZERO, |new| rewrite::v4_word(ip, end, old.address.v4_word(), new));
+        // The hop limit is the low byte of its word. Stored as the word that was loaded, or the next load would wait.
+        let hops = ip.u16::<8>();
+        ip.set_u16::<8>(hops.wrapping_sub(1));
+        ip.set_u16::<10>(delta.half(hops, hops.wrapping_sub(1)).apply(ip.u16::<10>()));
+        delta
+    } else {
+        let ip = packet.window::<IPV6_LEN>(ETHERNET_LEN)?;
+        ip.set_u8::<7>(head.hop_limit.wrapping_sub(1));
+        new.map_or(ChecksumDelta::ZERO, |new| rewrite::set_v6_words(ip, end, &old.address, &new.address))
+    };
+    let Some(new) = new else { return Some(()) };
+    let delta = delta.half(old.port.to_wire(), new.port.to_wire());
+    let at = if IS_V4 { L4_V4 } else { L4_V6 };
+    if head.destination.protocol == PROTOCOL_TCP {
+        rewrite::tcp(packet.window(at)?, end, new, delta);
+    } else {
+        rewrite::udp(packet.window(at)?, end, new, delta);
+    }
+    Some(())
 }

@@ -419,7 +419,7 @@ pub(crate) fn has_room(control: &'static Control, bucket_index: u32) -> bool {
 pub(crate) fn entry_at(control: &'static Control, index: u32) -> Option<(Place, Found)> {
     let bucket_index = index / ENTRIES;
     let bucket = maps::flow_bucket(bucket_index)?;
-    let place = Place { control, bucket, bucket_index, flow: FlowOwner::EMPTY, now: clock::cached_now() };
+    let place = Place { control, bucket, bucket_index, flow: FlowOwner::EMPTY, now: clock::now() };
     let at = (index % ENTRIES) as usize;
     let owner = place.owner(at);
     let found = place.entry(at);

@@ -14,7 +14,6 @@ mod clock;
 mod count;
 mod emit;
 mod encapsulate;
-mod ends;
 mod fast;
 mod flow;
 mod fragment;
@@ -38,7 +37,6 @@ mod scratch;
 mod service;
 mod signals;
 mod source;
-mod sourced;
 mod stages;
 mod too_big;
 mod trace;
@@ -57,7 +55,6 @@ pub fn run(context: &XdpContext) -> u32 {
     trace::begin(context, control);
     let raw = match stages::grayxdp_fast(context.ctx, control) {
         next::SLOW => process(context),
-        next::SOURCE => stages::grayxdp_give_source(context.ctx),
         raw => raw,
     };
     let mut outcome = Outcome::from_raw(raw);

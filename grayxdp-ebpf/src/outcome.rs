@@ -33,8 +33,6 @@ pub(crate) mod next {
     pub(crate) const TO_CLIENT: u64 = 3 << 8;
     /// The packet was left alone, for the pipeline to deal with.
     pub(crate) const SLOW: u64 = 4 << 8;
-    /// The packet went the short way, but for the source that it needs.
-    pub(crate) const SOURCE: u64 = 6 << 8;
 }
 
 impl Outcome {

@@ -22,8 +22,7 @@ use crate::{
     parse::Parsed,
     rewrite::{self, End},
     route::{self, Departure, Way},
-    source::{self, Holder},
-    too_big,
+    source, too_big,
 };
 
 /// The flow that a reply belongs to.
@@ -113,13 +112,6 @@ struct Recipient {
 }
 
 impl Answered {
-    /// The flow of whoever has the source that the packet is for. Its service may be another one of the same pools.
-    #[inline(always)]
-    pub(crate) fn by(holder: Holder) -> Option<Self> {
-        let Holder { service: id, client, place, flow } = holder;
-        Some(Self { id, service: maps::service(id)?, client, place, found: flow })
-    }
-
     #[inline(always)]
     fn recipient(&self) -> Recipient {
         Recipient { id: self.id, service: self.service, client: self.client, now: self.place.now }
@@ -151,8 +143,16 @@ pub(crate) fn flow_of(
             None => None,
         },
         MODE_FULL_NAT => {
-            let answered = Answered::by(source::holder(control, service, peer)?)?;
-            (answered.found.backend() == Some(id)).then_some(answered)
+            let holder = source::holder(control, service, peer)?;
+            let service = maps::service(holder.service)?;
+            let is_on = holder.flow.backend() == Some(id);
+            is_on.then_some(Answered {
+                id: holder.service,
+                service,
+                client: holder.client,
+                place: holder.place,
+                found: holder.flow,
+            })
         }
         // Replies do not pass here; whatever it is, it is none.
         _ => None,

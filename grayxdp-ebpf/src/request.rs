@@ -23,8 +23,7 @@ use crate::{
     route::{self, Departure, Way},
     scratch,
     signals::{self, Former, Spoken},
-    source::{self, Taken},
-    stages, too_big,
+    source, stages, too_big,
 };
 
 /// Where a packet goes: its backend, and for `full-nat` the source that it gets.
@@ -255,15 +254,13 @@ pub(crate) fn begin(parsed: &Parsed, id: ServiceId, service: &'static ServiceEnt
     };
     let entry = stages::grayxdp_enter(parsed, id.0, choice.id.raw().into());
     if service.mode == MODE_FULL_NAT {
-        let Some(place) = scratch::source() else { return Begun::refused(Verdict::DroppedNoSourcePort) };
-        *place = parsed.source;
+        let Some(source) = scratch::source() else { return Begun::refused(Verdict::DroppedNoSourcePort) };
+        *source = parsed.source;
         #[expect(clippy::cast_possible_truncation, reason = "an index, as `stages.rs` widened it")]
-        let taken =
-            if entry == NO_ENTRY { Taken::NONE } else { Taken(stages::grayxdp_take_source(id.0, entry as u32)) };
-        let Some(source) = source::endpoint(taken.source(), taken.port(), parsed.source.protocol) else {
+        let is_refused = entry == NO_ENTRY || stages::grayxdp_take_source(source, id.0, entry as u32) == 0;
+        if is_refused {
             return Begun::refused(Verdict::DroppedNoSourcePort);
-        };
-        *place = source;
+        }
     }
     let mut begun = Begun::on(choice.id).0;
     if is_beginning {

@@ -2,7 +2,6 @@
 
 use grayxdp_common::{
     csum::ChecksumDelta,
-    ids::Be16,
     layout::{Address, Endpoint},
 };
 
@@ -28,27 +27,23 @@ pub(crate) fn endpoint(packet: Packet, parsed: &Parsed, end: End, new: &Endpoint
     let addresses = address(packet, parsed.ip(), end, &old.address, &new.address)?;
     let delta = addresses.half(old.port.to_wire(), new.port.to_wire());
     match parsed.transport(packet)? {
-        Transport::Tcp(header) => {
-            set_port(header.prefix(), end, new.port);
-            tcp(header, delta);
-        }
-        Transport::Udp(header) => {
-            set_port(header.prefix(), end, new.port);
-            udp(header, delta);
-        }
+        Transport::Tcp(header) => tcp(header, end, new, delta),
+        Transport::Udp(header) => udp(header, end, new, delta),
     }
     Some(())
 }
 
-/// Changes a TCP header's checksum.
+/// Gives one end of a TCP packet another port; `delta` is what its checksum changes by, the port included.
 #[inline(always)]
-pub(crate) fn tcp(header: Window<TCP_LEN>, delta: ChecksumDelta) {
+pub(crate) fn tcp(header: Window<TCP_LEN>, end: End, new: &Endpoint, delta: ChecksumDelta) {
+    set_port(header.prefix(), end, new);
     header.set_u16::<16>(delta.apply(header.u16::<16>()));
 }
 
 /// The same for UDP.
 #[inline(always)]
-pub(crate) fn udp(header: Window<UDP_LEN>, delta: ChecksumDelta) {
+pub(crate) fn udp(header: Window<UDP_LEN>, end: End, new: &Endpoint, delta: ChecksumDelta) {
+    set_port(header.prefix(), end, new);
     header.set_u16::<6>(udp_checksum(header.u16::<6>(), delta));
 }
 
@@ -79,9 +74,10 @@ pub(crate) fn address(packet: Packet, ip: IpHeader, end: End, old: &Address, new
 
 /// Gives one end of an IPv4 header another address, its checksum left as it is. Returns what that changes by.
 #[inline(always)]
-pub(crate) fn v4_word(header: Window<IPV4_LEN>, end: End, old: u32, new: u32) -> ChecksumDelta {
-    set_v4_word(header, end, new);
-    ChecksumDelta::ZERO.word(old, new)
+pub(crate) fn v4_word(header: Window<IPV4_LEN>, end: End, old: u32, new: &Endpoint) -> ChecksumDelta {
+    let word = new.address.v4_word();
+    set_v4_word(header, end, word);
+    ChecksumDelta::ZERO.word(old, word)
 }
 
 #[inline(always)]
@@ -114,12 +110,11 @@ pub(crate) fn set_v6_words(header: Window<IPV6_LEN>, end: End, old: &Address, ne
     ChecksumDelta::ZERO.word(old_a, a).word(old_b, b).word(old_c, c).word(old_d, d)
 }
 
-/// Gives one end of a transport header another port, its checksum left as it is.
 #[inline(always)]
-pub(crate) fn set_port(ports: Window<4>, end: End, new: Be16) {
+fn set_port(ports: Window<4>, end: End, new: &Endpoint) {
     match end {
-        End::Source => ports.set_u16::<0>(new.to_wire()),
-        End::Destination => ports.set_u16::<2>(new.to_wire()),
+        End::Source => ports.set_u16::<0>(new.port.to_wire()),
+        End::Destination => ports.set_u16::<2>(new.port.to_wire()),
     }
 }
 

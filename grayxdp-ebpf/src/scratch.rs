@@ -5,10 +5,7 @@
 
 use aya_ebpf::bindings::bpf_fib_lookup as FibLookup;
 
-use grayxdp_common::{
-    layout::{Endpoint, TraceEvent},
-    limits::SOURCE_ADDRESSES_MAX,
-};
+use grayxdp_common::layout::{Endpoint, TraceEvent};
 
 use crate::{
     encapsulate::Tunnel,
@@ -16,8 +13,6 @@ use crate::{
     maps,
     parse::Parsed,
     reset::Onwards,
-    source::Cursor,
-    sourced::Sourceless,
 };
 
 /// The parts.
@@ -34,8 +29,6 @@ pub(crate) struct Scratch {
     now: u32,
     sample: TraceEvent,
     clock: Clock,
-    cursors: [Cursor; SOURCE_ADDRESSES_MAX as usize],
-    sourceless: Sourceless,
 }
 
 /// The present flow tick, as it was read last.
@@ -92,7 +85,7 @@ part! {
     now: u32
 }
 part! {
-    /// The source of a request, for `request.rs`, `sourced.rs` and `source.rs`: as it came, then what it leaves with.
+    /// The source that a request leaves with, for `request.rs`.
     source: Endpoint
 }
 part! {
@@ -102,12 +95,4 @@ part! {
 part! {
     /// The packet that is being traced, for `trace.rs`.
     sample: TraceEvent
-}
-part! {
-    /// By the first address of a list, for `source.rs`.
-    cursors: [Cursor; SOURCE_ADDRESSES_MAX as usize]
-}
-part! {
-    /// The packet that needs a source, for `sourced.rs`.
-    sourceless: Sourceless
 }

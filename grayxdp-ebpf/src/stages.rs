@@ -8,7 +8,7 @@
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use grayxdp_common::{
     ids::{BackendId, ServiceId},
-    layout::{Control, FlowOwner, FlowSeen, FragmentEntry, FuseTally},
+    layout::{Control, Endpoint, FlowOwner, FlowSeen, FragmentEntry, FuseTally},
     verdict::Verdict,
 };
 
@@ -27,8 +27,7 @@ use crate::{
     scratch, service,
     service::Class,
     signals::{self, Entrant, Spoken},
-    source::{self, Taken},
-    sourced, too_big, trace,
+    source, too_big, trace,
 };
 
 /// The short way of most packets. Returns an [`Outcome`], or [`next::SLOW`].
@@ -215,39 +214,28 @@ pub(crate) extern "C" fn grayxdp_score(seen: u64, now: u32) -> u64 {
     maps::control().map_or(0, |control| flow::score(FlowSeen::from_word(seen), now, control))
 }
 
-/// Gives a source to a packet that went the short way without. Returns an [`Outcome`].
+/// Finds a source port for the flow of an entry; `client` becomes the flow's source. Returns zero where none is free.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub(crate) extern "C" fn grayxdp_give_source(context: *mut xdp_md) -> u64 {
-    sourced::finish(&XdpContext::new(context)).unwrap_or(Outcome::of(Verdict::DroppedRewriteFailed)).raw()
-}
-
-/// Finds a source port for the flow of an entry, whose client lies in `scratch.rs`. Returns a [`Taken`].
-#[inline(never)]
-#[unsafe(no_mangle)]
-pub(crate) extern "C" fn grayxdp_take_source(service: u32, entry: u32) -> u64 {
+pub(crate) extern "C" fn grayxdp_take_source(client: *mut Endpoint, service: u32, entry: u32) -> u64 {
+    let Some(client) = given_mut(client) else { return 0 };
     let id = ServiceId(service);
-    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return Taken::NONE.0 };
-    source::take(control, service, id, entry).unwrap_or(Taken::NONE).0
+    let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return 0 };
+    match source::take(control, service, id, *client, entry) {
+        Some(source) => {
+            *client = source;
+            1
+        }
+        None => 0,
+    }
 }
 
-/// Takes one of the slots from `first + start` on for the flow of an entry. Returns its port, counted from the first one,
-/// or [`source::NO_PORT`].
-///
-/// VERIFIER: the client is not lent, for kernels up to 6.1 keep nothing on the stack that was lent to a function.
+/// Takes a slot of the source ports for the flow of an entry. Returns zero where it is not free.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub(crate) extern "C" fn grayxdp_take_slot(service: u32, first: u32, start: u32, entry: u32) -> u64 {
-    let Some(control) = maps::control() else { return source::NO_PORT };
-    let taken = source::take_slot(control, ServiceId(service), (first, start), entry);
-    taken.map_or(source::NO_PORT, u64::from)
-}
-
-/// Whether the flow of an entry needs its source port, if it is still this owner's.
-#[inline(never)]
-#[unsafe(no_mangle)]
-pub(crate) extern "C" fn grayxdp_holds(entry: u32, owner: u64) -> u64 {
-    maps::control().map_or(0, |control| u64::from(source::holds(control, entry, FlowOwner(owner))))
+pub(crate) extern "C" fn grayxdp_take_slot(client: *const Endpoint, service: u32, index: u32, entry: u32) -> u64 {
+    let (Some(client), Some(control)) = (given(client), maps::control()) else { return 0 };
+    u64::from(source::take_slot(control, client, ServiceId(service), index, entry).is_some())
 }
 
 /// Asks the kernel for a way. Returns nothing of meaning.
