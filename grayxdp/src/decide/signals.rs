@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use grayxdp_common::{
     histogram::{HISTOGRAM_BUCKETS, bucket_of, lower_bound_us},
-    layout::Signal,
+    layout::{OVERDUE_US, Signal},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -109,6 +109,11 @@ impl Counts {
     pub const fn overdue(&self) -> u64 {
         self.first_overdue + self.later_overdue
     }
+}
+
+/// Whether a turn that is overdue will certainly have taken as long as the times of this bucket, or longer.
+pub fn is_overdue_beyond(bucket: usize) -> bool {
+    bucket <= bucket_of(OVERDUE_US)
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]

@@ -89,14 +89,14 @@ impl SignalMaps {
         self.times.load(entry).is_some_and(|times| moment.is_turn_overdue(times.turn, is_last))
     }
 
-    /// Counts what a sweep found of a backend, and is no error by itself.
+    /// Counts what a sweep found of a backend.
     pub(super) fn count_found(&self, id: BackendId, signal: Signal) {
         self.rows.add_one(self.rows.shape.own_row(id), signal);
     }
 
     /// Counts an error that a sweep found, for a backend of a version of a service.
     pub(super) fn count_error(&self, entry: u32, id: BackendId, backend: &BackendEntry, signal: Signal) {
-        self.rows.add_one(self.rows.shape.own_row(id), signal);
+        self.count_found(id, signal);
         let group = self.times.load(entry).map(|times| times.group());
         let row = self.rows.shape.groups_of(ServiceId(backend.service.into()), version_of(backend)).last();
         if let Some((group, row)) = group.zip(row) {

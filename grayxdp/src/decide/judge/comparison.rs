@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use grayxdp_common::{
-    histogram::{bucket_of, lower_bound_us},
-    layout::OVERDUE_US,
-};
+use grayxdp_common::histogram::{bucket_of, lower_bound_us};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -16,7 +13,7 @@ use super::{
     ratio::{Bounds, Counted, RatioTest, Share},
     recent::Recent,
 };
-use crate::decide::signals::{Counts, Histogram, Signals};
+use crate::decide::signals::{Counts, Histogram, Signals, is_overdue_beyond};
 
 /// What is compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -191,7 +188,7 @@ impl Comparison {
                     for (line, &cut) in self.tests.iter_mut().zip(cuts) {
                         let cut2 = later(cut, slack);
                         // Of what still waits no more is known than that it is slower than this.
-                        let (w1, w2) = if cut2 <= bucket_of(OVERDUE_US) { waiting } else { (0, 0) };
+                        let (w1, w2) = if is_overdue_beyond(cut2) { waiting } else { (0, 0) };
                         let (e1, e2) = (one.count_from(cut) + w1, two.count_from(cut2) + w2);
                         let counted = Counted { n1: n1 + w1, n2: n2 + w2, e1, e2 };
                         line.recent.count(&counted);

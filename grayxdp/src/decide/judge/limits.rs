@@ -1,13 +1,10 @@
 //! Absolute limits: guard rails that v2 must keep, and that say nothing against it where v1 breaks them alike.
 
-use grayxdp_common::{
-    histogram::{HISTOGRAM_BUCKETS, bucket_of, lower_bound_us},
-    layout::OVERDUE_US,
-};
+use grayxdp_common::histogram::{HISTOGRAM_BUCKETS, bucket_of, lower_bound_us};
 use serde::{Deserialize, Serialize};
 
 use super::{JudgeConfig, comparison::Kind, one_sided::TooHigh};
-use crate::decide::signals::Signals;
+use crate::decide::signals::{Signals, is_overdue_beyond};
 
 /// So many of all responses may be beyond `max_p99`.
 const SLOW_MOST: f64 = 0.01;
@@ -80,8 +77,7 @@ impl Limit {
                 LimitKind::P99 => {
                     let (first, later) = (&signals.first_response, &signals.later_response);
                     let slow = first.count_from(self.bucket) + later.count_from(self.bucket);
-                    let is_known = self.bucket <= bucket_of(OVERDUE_US);
-                    let waiting = if is_known { signals.counts.overdue() } else { 0 };
+                    let waiting = if is_overdue_beyond(self.bucket) { signals.counts.overdue() } else { 0 };
                     (first.count() + later.count() + waiting, slow + waiting)
                 }
             };
