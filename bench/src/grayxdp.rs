@@ -105,7 +105,7 @@ fn setup(subject: Subject, max_flows: u32) -> Result<Setup> {
     Ok(Setup {
         interfaces: vec!["lo".to_owned()],
         xdp_mode: XdpMode::Generic,
-        bpffs: PathBuf::from(format!("/sys/fs/bpf/gx-bench-{}", std::process::id())),
+        bpffs: PathBuf::from(format!("/sys/fs/bpf/gx-bench-{}-{}", std::process::id(), subject.name())),
         max_flows,
         idle: IdleTicks { half_open: hour, established: hour, closing: hour, udp: hour },
         source_ports: SourcePorts { first: 1024, count: 64_512 },

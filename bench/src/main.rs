@@ -20,9 +20,8 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 
 use crate::{
-    case::Subject,
     host::Machine,
-    measure::{Measured, Plan, Rig},
+    measure::{Plan, Samples},
     report::Report,
 };
 
@@ -68,15 +67,22 @@ fn bench(args: Args) -> Result<ExitCode> {
         map_bytes: Vec::new(),
         instructions: Vec::new(),
     };
-    for subject in Subject::ALL.into_iter().filter(|subject| plan.wants_subject(*subject)) {
-        let mut rig = Rig::new(subject)?;
-        let program = rig.program();
-        report.map_bytes.push((subject, memory::map_bytes(rig.ebpf()?, program)?));
-        if !report.instructions.iter().any(|(name, _)| *name == program) {
-            report.instructions.push((program, rig::load(rig.ebpf()?, program)?));
+    let mut samples = Samples::default();
+    for round in 1..=plan.rounds {
+        eprintln!("round {round} of {}", plan.rounds);
+        let mut rigs = measure::load(&plan)?;
+        if round == 1 {
+            for (subject, rig) in &mut rigs {
+                let program = rig.program();
+                report.map_bytes.push((*subject, memory::map_bytes(rig.ebpf()?, program)?));
+                if !report.instructions.iter().any(|(name, _)| *name == program) {
+                    report.instructions.push((program, rig::load(rig.ebpf()?, program)?));
+                }
+            }
         }
-        report.measured.extend(measure::subject(&plan, subject, &mut rig, tell)?);
+        measure::round(&plan, &mut rigs, &mut samples)?;
     }
+    report.measured = samples.measured();
     let mut out = std::io::stdout().lock();
     write!(out, "{}", report.text()).and_then(|()| out.flush()).context("cannot print")?;
     if let Some(path) = &args.json {
@@ -90,9 +96,4 @@ fn bench(args: Args) -> Result<ExitCode> {
     let complaints = instructions::complaints(&report.instructions);
     complaints.iter().for_each(|complaint| eprintln!("packet-path: {complaint}"));
     Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Progress, for a run takes minutes.
-fn tell(measured: &Measured) {
-    eprintln!("{:<28} {:>7.1} ns", measured.case.to_string(), measured.net.median);
 }

@@ -1,4 +1,7 @@
 //! Makes the flows of a case, and measures its packets beside the harness alone.
+//!
+//! Every round loads all programs anew, for a program's speed depends on where the kernel happens to put it and its maps
+//! (seen: 20 % at 100 ns), and takes the modes by turns, for the machine's speed changes by the minute.
 
 use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
@@ -21,7 +24,16 @@ const XDP_PASS: u32 = 2;
 /// One packet in so many may be of a flow that the baseline forgot.
 const MISSES_ONE_IN: u64 = 1000;
 
-/// Nanoseconds of a packet, the harness taken off.
+/// Nanoseconds of a packet in one round.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Sample {
+    /// The harness taken off.
+    net: f64,
+    /// The harness alone.
+    harness: f64,
+}
+
+/// Nanoseconds of a packet over all rounds, the harness taken off.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Net {
     pub(crate) median: f64,
@@ -31,11 +43,52 @@ pub(crate) struct Net {
     pub(crate) harness: f64,
 }
 
+impl Net {
+    /// `None` without a sample.
+    fn of(samples: &[Sample]) -> Option<Self> {
+        let sorted = |value: fn(&Sample) -> f64| {
+            let mut values: Vec<f64> = samples.iter().map(value).collect();
+            values.sort_by(f64::total_cmp);
+            values
+        };
+        let (nets, alone) = (sorted(|sample| sample.net), sorted(|sample| sample.harness));
+        let median = |sorted: &[f64]| sorted.get(sorted.len() / 2).copied();
+        Some(Self { median: median(&nets)?, min: *nets.first()?, max: *nets.last()?, harness: median(&alone)? })
+    }
+}
+
 /// A case and what it cost.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measured {
     pub(crate) case: Case,
     pub(crate) net: Net,
+}
+
+/// What the rounds so far have found.
+#[derive(Default)]
+pub(crate) struct Samples(Vec<(Case, Vec<Sample>)>);
+
+impl Samples {
+    fn add(&mut self, case: Case, sample: Sample) {
+        match self.0.iter_mut().find(|(known, _)| *known == case) {
+            Some((_, samples)) => samples.push(sample),
+            None => self.0.push((case, vec![sample])),
+        }
+    }
+
+    /// In the order of subjects.
+    pub(crate) fn measured(&self) -> Vec<Measured> {
+        let mut measured: Vec<Measured> = self
+            .0
+            .iter()
+            .filter_map(|(case, samples)| Net::of(samples).map(|net| Measured { case: *case, net }))
+            .collect();
+        measured.sort_by_key(|measured| match measured.case {
+            Case::Pass => 0,
+            Case::Flow(subject, ..) => 1 + subject as u8,
+        });
+        measured
+    }
 }
 
 /// Which cases, and how often.
@@ -148,16 +201,16 @@ impl Rig {
     }
 
     /// Measures all kinds of packets among so many flows.
-    pub(crate) fn measure(
+    fn measure(
         &mut self,
         plan: &Plan,
         subject: Subject,
         traffic: Traffic,
         flows: u32,
-    ) -> Result<Vec<Measured>> {
-        let mut measured = Vec::new();
+        samples: &mut Samples,
+    ) -> Result<()> {
         if !plan.wants_any(subject, traffic, flows) {
-            return Ok(measured);
+            return Ok(());
         }
         self.make_flows(subject, traffic, flows)?;
         for kind in Kind::ALL {
@@ -165,51 +218,51 @@ impl Rig {
             if !plan.wants(case) || (kind == Kind::Reply && !subject.sees_replies()) {
                 continue;
             }
-            let net = match kind {
-                Kind::Hit | Kind::Reply => self.known(plan.rounds, case),
-                Kind::New => self.new_flows(plan.rounds, case),
+            let sample = match kind {
+                Kind::Hit | Kind::Reply => self.known(subject, traffic, kind, flows),
+                Kind::New => self.new_flows(subject, traffic, flows),
             };
-            measured.push(Measured { case, net: net.with_context(|| case.to_string())? });
+            samples.add(case, sample.with_context(|| case.to_string())?);
         }
-        Ok(measured)
+        Ok(())
     }
 
     /// Packets of flows that are known.
-    fn known(&mut self, rounds: u32, case: Case) -> Result<Net> {
-        let Case::Flow(subject, traffic, kind, flows) = case else { return self.stray(rounds) };
+    fn known(&mut self, subject: Subject, traffic: Traffic, kind: Kind, flows: u32) -> Result<Sample> {
         let mut course = world::course(subject, traffic, Packet::Of(kind));
         (course.is_in_order, course.mask) = (0, flows - 1);
         let packets = flows.max(PACKETS_MIN);
         let program = self.program();
-        let mut net = None;
-        self.checked(u64::from(packets) * u64::from(rounds + 1), |rig| {
+        let mut sample = None;
+        self.checked(2 * u64::from(packets), |rig| {
+            let mut run = |program: &str| rig::run(rig.ebpf()?, program, &course, packets, None);
             // The first run brings the flows into the caches that they fit into.
-            rig::run(rig.ebpf()?, program, &course, packets, None)?;
-            net = Some(rounds_of(rounds, |program| rig::run(rig.ebpf()?, program, &course, packets, None), program)?);
+            run(program)?;
+            sample = Some(beside_harness(run, program)?);
             Ok(())
         })?;
-        net.context("nothing was measured")
+        sample.context("nothing was measured")
     }
 
     /// Packets that concern nobody.
-    pub(crate) fn stray(&mut self, rounds: u32) -> Result<Net> {
+    fn stray(&mut self) -> Result<Sample> {
         let mut course = world::course(Subject::Nat, Traffic::TCP4, Packet::Stray);
         // One flow, as in the case that it is compared with.
         course.is_in_order = 0;
         let program = self.program();
         let ebpf = self.ebpf()?;
-        let run = |program: &str| {
+        let mut run = |program: &str| {
             let action = if program == "harness" { XDP_TX } else { XDP_PASS };
             rig::run(ebpf, program, &course, PACKETS_MIN, Some(action))
         };
-        rounds_of(rounds, run, program)
+        run(program)?;
+        beside_harness(run, program)
     }
 
     /// First packets of flows that nobody has seen, into a table that is put back after every run. A baseline's table that
     /// is full stays so.
-    fn new_flows(&mut self, rounds: u32, case: Case) -> Result<Net> {
-        let Case::Flow(subject, traffic, kind, flows) = case else { return self.stray(rounds) };
-        let mut course = world::course(subject, traffic, Packet::Of(kind));
+    fn new_flows(&mut self, subject: Subject, traffic: Traffic, flows: u32) -> Result<Sample> {
+        let mut course = world::course(subject, traffic, Packet::Of(Kind::New));
         let program = self.program();
         let saved = match self {
             Self::Lru(_) => Vec::new(),
@@ -217,37 +270,27 @@ impl Rig {
         };
         course.position = flows;
         let packets = NEW_PACKETS;
-        let mut one = |rig: &mut Self, program: &'static str| {
-            let before = rig.reading()?;
-            let time = rig::run(rig.ebpf()?, program, &course, packets, None)?;
+        let mut run = |program: &str| {
+            let before = self.reading()?;
+            let time = rig::run(self.ebpf()?, program, &course, packets, None)?;
             if program != "harness" {
                 course.position += packets;
-                if let Self::Grayxdp(grayxdp) = rig {
+                if let Self::Grayxdp(grayxdp) = self {
                     grayxdp.check_forwarded(before, packets.into())?;
                     grayxdp.plane()?.set_flow_words(&saved);
                 }
             }
             Ok(time)
         };
-        one(self, program)?;
-        rounds_of(rounds, |program| one(self, program), program)
+        run(program)?;
+        beside_harness(run, program)
     }
 }
 
-/// The program and the harness alone, by turns.
-fn rounds_of(rounds: u32, mut run: impl FnMut(&'static str) -> Result<f64>, program: &'static str) -> Result<Net> {
-    let (mut nets, mut alone) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        let harness = run("harness")?;
-        nets.push(run(program)? - harness);
-        alone.push(harness);
-    }
-    nets.sort_by(f64::total_cmp);
-    alone.sort_by(f64::total_cmp);
-    let median = |sorted: &[f64]| sorted.get(sorted.len() / 2).copied();
-    let (median, harness) = median(&nets).zip(median(&alone)).context("no round was asked for")?;
-    let (min, max) = nets.first().zip(nets.last()).context("no round was asked for")?;
-    Ok(Net { median, min: *min, max: *max, harness })
+/// The harness alone, and then the program behind it.
+fn beside_harness(mut run: impl FnMut(&str) -> Result<f64>, program: &str) -> Result<Sample> {
+    let harness = run("harness")?;
+    Ok(Sample { net: run(program)? - harness, harness })
 }
 
 /// An empty program.
@@ -264,19 +307,23 @@ pub(crate) fn floor(rounds: u32) -> Result<f64> {
     runs.get(runs.len() / 2).copied().context("no round was asked for")
 }
 
-/// All cases of a subject.
-pub(crate) fn subject(plan: &Plan, subject: Subject, rig: &mut Rig, tell: impl Fn(&Measured)) -> Result<Vec<Measured>> {
-    let mut measured = Vec::new();
-    if subject == Subject::Nat && plan.wants(Case::Pass) {
-        let net = rig.stray(plan.rounds).context("pass")?;
-        measured.push(Measured { case: Case::Pass, net });
-    }
-    for &traffic in subject.traffic() {
+/// The programs of all subjects that are wanted.
+pub(crate) fn load(plan: &Plan) -> Result<Vec<(Subject, Rig)>> {
+    let wanted = Subject::ALL.into_iter().filter(|subject| plan.wants_subject(*subject));
+    wanted.map(|subject| Ok((subject, Rig::new(subject)?))).collect()
+}
+
+/// Measures every case once.
+pub(crate) fn round(plan: &Plan, rigs: &mut [(Subject, Rig)], samples: &mut Samples) -> Result<()> {
+    for traffic in Traffic::ALL {
         for flows in FLOWS {
-            let rows = rig.measure(plan, subject, traffic, flows)?;
-            rows.iter().for_each(&tell);
-            measured.extend(rows);
+            for (subject, rig) in rigs.iter_mut().filter(|(subject, _)| subject.traffic().contains(&traffic)) {
+                if *subject == Subject::Nat && plan.wants(Case::Pass) && (traffic, flows) == (Traffic::TCP4, 1) {
+                    samples.add(Case::Pass, rig.stray().context("pass")?);
+                }
+                rig.measure(plan, *subject, traffic, flows, samples)?;
+            }
         }
     }
-    Ok(measured)
+    Ok(())
 }
