@@ -7,7 +7,7 @@
 //! of the device that they come in on, which are equal but for what an agent changed in the meantime. The next agent
 //! replaces both.
 
-use std::{collections::BTreeSet, fs, io, path::Path, thread::sleep, time::Duration};
+use std::{collections::BTreeSet, fs, io, path::Path};
 
 use aya::programs::{
     Xdp, XdpMode as AyaMode,
@@ -18,7 +18,7 @@ use aya::programs::{
 use super::{
     AttachedMode, Attachment, KernelError,
     error::causes,
-    netlink,
+    lingering, netlink,
     pins::{LinkPin, Pins},
     preflight::Interface,
 };
@@ -74,7 +74,8 @@ impl Plan {
         }
         for interface in &self.added {
             let name = || interface.name.clone();
-            match stays_taken(interface.index) {
+            // The kernel takes the program of a link that was just given up, by `detach` say, off a moment afterwards.
+            match lingering::stays(|| netlink::has_program(interface.index)) {
                 Ok(true) => return Err(KernelError::InterfaceBusy { name: name() }),
                 Ok(false) => {}
                 Err(error) => {
@@ -179,18 +180,6 @@ fn replace(program: &mut Xdp, interface: &Interface, pin: &LinkPin) -> Result<Pi
     // The program must not own the link, or it would detach when it is dropped; the pin does.
     drop(program.take_link(id).map_err(|error| failed(&error))?);
     PinnedLink::from_pin(&pin.path).map_err(|error| failed(&error))
-}
-
-/// Whether a device has a program, and still has it a second later: that of a link which was just given up, by `detach` say,
-/// the kernel takes off a moment afterwards.
-fn stays_taken(index: u32) -> io::Result<bool> {
-    for _ in 0..20 {
-        if !netlink::has_program(index)? {
-            return Ok(false);
-        }
-        sleep(Duration::from_millis(50));
-    }
-    netlink::has_program(index)
 }
 
 fn attach_new(

@@ -18,6 +18,7 @@ mod fuses;
 mod grace;
 mod handover;
 mod inventory;
+mod lingering;
 mod link_info;
 mod live;
 mod load;

@@ -14,10 +14,13 @@ use std::{
     sync::OnceLock,
 };
 
-use rustix::fs::{FlockOperation, flock, statfs};
+use rustix::{
+    fs::{FlockOperation, flock, statfs},
+    io::Errno,
+};
 
 use super::{
-    KernelError,
+    KernelError, lingering,
     link_info::{self, LinkInfo},
     maps::{INVENTORY_MAPS, STATE_MAPS},
 };
@@ -97,11 +100,16 @@ impl Pins {
 
     fn lock(configured: &Path, folder: PathBuf) -> Result<Self, KernelError> {
         let lock = File::open(&folder).map_err(KernelError::io("open", configured))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { folder, _lock: lock }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(KernelError::AgentRunning { path: configured.to_owned() }),
+        // A process that was being started when the last holder ended has a copy of its lock until it becomes the new program.
+        let is_held = lingering::stays(|| match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(false),
+            Err(Errno::WOULDBLOCK) => Ok(true),
             Err(errno) => Err(KernelError::io("lock", configured)(errno.into())),
+        })?;
+        if is_held {
+            return Err(KernelError::AgentRunning { path: configured.to_owned() });
         }
+        Ok(Self { folder, _lock: lock })
     }
 
     /// Where a map is pinned.

@@ -3,7 +3,14 @@
 mod fixture;
 mod live;
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    net::SocketAddr,
+    path::Path,
+    thread,
+    time::Duration,
+};
 
 use fixture::{
     Segment::{Ack, Rst, Syn},
@@ -178,6 +185,25 @@ fn a_start_that_is_refused_changes_nothing_and_one_that_ends_before_attaching_le
 }
 
 #[test]
+fn a_folder_that_is_held_is_refused_and_one_whose_holder_goes_meanwhile_is_taken() {
+    in_namespace("held", |bpffs| {
+        fs::create_dir(bpffs).expect("a folder");
+        let holder = File::open(bpffs).expect("a folder");
+        holder.lock().expect("nobody has it");
+        let refused = DataPlane::open(web(bpffs, &[A], &[C])).map(drop);
+        assert!(matches!(refused, Err(KernelError::AgentRunning { .. })), "{refused:?}");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(200));
+                holder.unlock().expect("it is held");
+            });
+            let plane = DataPlane::open(web(bpffs, &[A], &[C])).expect("the folder is free soon");
+            plane.abandon().expect("its pins can be removed");
+        });
+    });
+}
+
+#[test]
 fn a_first_start_that_ends_before_attaching_leaves_no_folder() {
     in_namespace("first", |bpffs| {
         let plane = DataPlane::open(web(bpffs, &[A], &[C])).expect("the program loads");
@@ -262,7 +288,7 @@ fn a_device_that_leaves_the_config_or_the_host_leaves_weights_and_connections() 
 
         // Without a link, the numbers in the flow table mean nothing.
         drop(plane);
-        std::fs::remove_file(bpffs.join("link-native-ga")).expect("the pin is there");
+        fs::remove_file(bpffs.join("link-native-ga")).expect("the pin is there");
         let interfaces = vec!["ga".to_owned()];
         plane = running(&Setup { interfaces, ..web(bpffs, &[B, A], &[C]) });
         assert_eq!((plane.pinned_weight(0), plane.flows().count()), (None, 0));
