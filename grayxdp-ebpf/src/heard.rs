@@ -200,9 +200,14 @@ fn answered(context: &XdpContext, subject: &Subject, payload: Payload) -> bool {
     }
     subject.signals.count(Signal::Responses);
     if let Some(times) = maps::flow_times(subject.index) {
-        let us = turn_us(times.read().turn, turn_time(helpers::clock_ns()));
+        let times = times.read();
+        let us = turn_us(times.turn, turn_time(helpers::clock_ns()));
         let is_first = payload.is_first || payload.is_udp;
         subject.signals.time(if is_first { Timing::FirstResponse } else { Timing::LaterResponse }, us);
+        // Behind its time: who reads counts before times never finds more of these than times.
+        if times.is_marked_overdue() {
+            subject.signals.count(Signal::OverdueAnswered);
+        }
     }
     true
 }

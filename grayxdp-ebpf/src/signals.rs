@@ -306,8 +306,9 @@ pub(crate) fn spoken(
     }
     if is_turn(before, packet.carries_payload) {
         let later = if seen & SEEN_TURN != 0 { SEEN_LATER } else { 0 };
-        set_client(control, index, (seen ^ SEEN_TURN) | later);
+        // The time first: a sweep in between would take the turn for as old as the one before.
         maps::flow_times(index)?.set_turn(turn_time(helpers::clock_ns()));
+        set_client(control, index, (seen ^ SEEN_TURN) | later);
         subject.signals.count(Signal::Requests);
     }
     Some(())

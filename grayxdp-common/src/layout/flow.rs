@@ -287,15 +287,6 @@ impl FlowState {
     }
 }
 
-/// Which turn waits for its answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Waiting {
-    /// The first of a connection, or any of a conversation.
-    First,
-    /// Another one of a connection.
-    Later,
-}
-
 const _: () = assert!(cfg!(target_endian = "little"), "the word's parts are taken in this order");
 
 impl FlowSeen {
@@ -378,23 +369,22 @@ impl FlowSeen {
             && self.kind & (FLOW_UDP | FLOW_ONE_SIDED | FLOW_SEVER) == 0
     }
 
-    /// Which turn waits for its answer, if one does. Of a later one the client must not have gone, for what it sends then,
-    /// such as a farewell, may need no answer; and what a RST ended does not wait.
+    /// Whether the turn under way waits for its answer: a connection's first one, whether its client still waits or not; of
+    /// a conversation any. In later turns of connections nothing need be answered: what is sent in them may be a farewell,
+    /// or news. What a RST of the server ended does not wait.
     #[inline(always)]
-    pub const fn waiting(&self) -> Option<Waiting> {
-        let is_watched = self.owes_response()
+    pub const fn is_waiting(&self) -> bool {
+        self.owes_response()
             && !matches!(self.state(), FlowState::HalfOpen)
             && self.backend & SEEN_RST == 0
-            && self.kind & (FLOW_ONE_SIDED | FLOW_SEVER) == 0;
-        if !is_watched {
-            None
-        } else if self.client & SEEN_LATER == 0 || self.kind & FLOW_UDP != 0 {
-            Some(Waiting::First)
-        } else if self.client & (SEEN_FIN | SEEN_RST) == 0 {
-            Some(Waiting::Later)
-        } else {
-            None
-        }
+            && self.kind & (FLOW_ONE_SIDED | FLOW_SEVER) == 0
+            && (self.client & SEEN_LATER == 0 || self.kind & FLOW_UDP != 0)
+    }
+
+    /// Whether the client has closed its side, or reset the connection.
+    #[inline(always)]
+    pub const fn has_client_gone(&self) -> bool {
+        self.client & (SEEN_FIN | SEEN_RST) != 0
     }
 
     /// Whether the connection stands and a response is owed, so that it is an error should it end by its time-out.
@@ -548,29 +538,27 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_who_is_owed_an_answer_that_may_still_be_missed() {
+    fn who_waits_is_who_is_owed_the_first_answer_of_a_connection_or_any_of_a_conversation() {
         let (both, turn, later) = (SEEN_PACKET | SEEN_SEGMENT, SEEN_TURN, SEEN_LATER);
         for (client, backend, kind, expected) in [
-            (both | turn, both, 0, Some(Waiting::First)),
-            (both | turn, both | turn, 0, None),
-            (both, both, 0, None),
+            (both | turn, both, 0, true),
+            (both | turn, both | turn, 0, false),
+            (both, both, 0, false),
             // Whether the client still waits, has shut its side, has gone, or both have.
-            (both | turn | SEEN_FIN, both, 0, Some(Waiting::First)),
-            (both | turn | SEEN_RST, both, 0, Some(Waiting::First)),
-            (both | turn | SEEN_FIN, both | SEEN_FIN, 0, Some(Waiting::First)),
-            (both | later, both | turn, 0, Some(Waiting::Later)),
-            (both | turn | later, both, 0, Some(Waiting::Later)),
-            (both | later | SEEN_FIN, both | turn, 0, None),
-            (both | later | SEEN_RST, both | turn, 0, None),
-            (both | turn, both | SEEN_RST, 0, None),
-            (SEEN_PACKET | turn, 0, 0, None),
-            (both | turn, 0, FLOW_ONE_SIDED, None),
-            (both | turn, both, FLOW_SEVER, None),
-            (SEEN_PACKET | turn, SEEN_PACKET, FLOW_UDP, Some(Waiting::First)),
-            (SEEN_PACKET | later, SEEN_PACKET | turn, FLOW_UDP, Some(Waiting::First)),
-            (SEEN_PACKET | turn, 0, FLOW_UDP, None),
+            (both | turn | SEEN_FIN, both, 0, true),
+            (both | turn | SEEN_RST, both, 0, true),
+            (both | turn | SEEN_FIN, both | SEEN_FIN, 0, true),
+            (both | later, both | turn, 0, false),
+            (both | turn | later, both, 0, false),
+            (both | turn, both | SEEN_RST, 0, false),
+            (SEEN_PACKET | turn, 0, 0, false),
+            (both | turn, 0, FLOW_ONE_SIDED, false),
+            (both | turn, both, FLOW_SEVER, false),
+            (SEEN_PACKET | turn, SEEN_PACKET, FLOW_UDP, true),
+            (SEEN_PACKET | later, SEEN_PACKET | turn, FLOW_UDP, true),
+            (SEEN_PACKET | turn, 0, FLOW_UDP, false),
         ] {
-            assert_eq!(seen(client, backend, kind).waiting(), expected, "{client:#x} {backend:#x} {kind}");
+            assert_eq!(seen(client, backend, kind).is_waiting(), expected, "{client:#x} {backend:#x} {kind}");
         }
     }
 

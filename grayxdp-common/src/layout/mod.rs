@@ -19,7 +19,7 @@ pub use self::{
     flow::{
         FLOW_ONE_SIDED, FLOW_SEVER, FLOW_TICK_SHIFT, FLOW_UDP, FlowBucket, FlowEntry, FlowHash, FlowOwner, FlowSeen,
         FlowState, IdleTicks, SEEN_FAULT, SEEN_FIN, SEEN_LATER, SEEN_PACKET, SEEN_REPEATED, SEEN_RST, SEEN_SEGMENT,
-        SEEN_SEVERED, SEEN_TURN, SEEN_ZERO_WINDOW, SourceSlot, Waiting, flow_tick, long_flow_tick,
+        SEEN_SEVERED, SEEN_TURN, SEEN_ZERO_WINDOW, SourceSlot, flow_tick, long_flow_tick,
     },
     fragment::{FragmentEntry, FragmentKey},
     owners::{Owner, OwnerBucket, OwnerSlot, Owners},
@@ -56,7 +56,7 @@ const _: () = {
     assert!(size_of::<Control>() == 64);
     assert!(size_of::<Meta>() == 24);
     assert!(size_of::<TraceEvent>() == 160);
-    assert!(size_of::<SignalRow>() == 192 + 4 * 1536);
+    assert!(size_of::<SignalRow>() == 256 + 4 * 1536);
     assert!(size_of::<GroupRow>() == 2048);
     assert!(size_of::<FlowTimes>() == 8);
     assert!(size_of::<Expected>() == 8);

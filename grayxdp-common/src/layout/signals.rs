@@ -71,18 +71,20 @@ signals! {
     /// Connections that the client closed or reset while its first request was still unanswered, where responses are peeked
     /// into, so that one is known to be owed. Found by the agent's sweeps.
     ClosedUnanswered: "closed_unanswered",
-    /// First turns of connections, and turns of conversations, that have had no answer for [`OVERDUE_US`]. Found by the
-    /// agent's sweeps.
-    FirstOverdue: "first_overdue",
-    /// The same of later turns; the client has not gone.
-    LaterOverdue: "later_overdue",
+    /// First turns of connections that have had no answer for [`OVERDUE_US`], and whose client waits; of conversations all
+    /// turns, where responses are peeked into. Found by the agent's sweeps, each once.
+    Overdue: "overdue",
+    /// The same, but the client had gone by then.
+    Abandoned: "abandoned",
+    /// Of both, those that were answered after all: they are in the histogram, too.
+    OverdueAnswered: "overdue_answered",
 }
 
 /// A turn that has had no answer for so many microseconds is overdue.
 pub const OVERDUE_US: u32 = 3_000_000;
 
-/// Places for counts in a row.
-pub const SIGNAL_SLOTS: usize = 22;
+/// Places for counts in a row: whole cache lines together with what says which lines of histograms are written.
+pub const SIGNAL_SLOTS: usize = 30;
 
 /// What is measured of a backend's flows; each has a histogram in the row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,7 +148,7 @@ pub struct GroupRow {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C, align(8))]
 pub struct FlowTimes {
-    /// When the SYN came, or the turn began: [`turn_time`].
+    /// When the SYN came, or the turn began: [`turn_time`], and in its lowest bit whether a sweep has found it overdue.
     pub turn: u32,
     /// When the flow began: [`begin_time`] in the upper bits, zero where that is not known, for it was met in its middle;
     /// the client's group in the low eight.
@@ -172,7 +174,27 @@ impl FlowTimes {
     pub const fn group(&self) -> u8 {
         self.origin as u8
     }
+
+    /// Whether a sweep has found the turn overdue.
+    #[inline(always)]
+    pub const fn is_marked_overdue(&self) -> bool {
+        self.turn & TURN_OVERDUE != 0
+    }
+
+    /// The same, found overdue.
+    #[must_use]
+    pub const fn marked_overdue(self) -> Self {
+        Self { turn: self.turn | TURN_OVERDUE, ..self }
+    }
+
+    /// As the map's word.
+    pub const fn to_word(self) -> u64 {
+        self.turn as u64 | (self.origin as u64) << 32
+    }
 }
+
+/// The lowest bit of [`FlowTimes::turn`].
+const TURN_OVERDUE: u32 = 1;
 
 /// What a watched flow's server is to send next. Index of the map: the bucket's; the first of two watched flows in a bucket
 /// that speaks has it.
@@ -185,19 +207,19 @@ pub struct Expected {
     pub flow: u32,
 }
 
-/// A moment in units of 1.024 µs, which wraps after 73 minutes.
+/// A moment in units of 1.024 µs, of which only the even ones are told apart; it wraps after 73 minutes.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "wraps, as said above")]
 pub const fn turn_time(monotonic_ns: u64) -> u32 {
-    (monotonic_ns >> 10) as u32
+    (monotonic_ns >> 10) as u32 & !TURN_OVERDUE
 }
 
-/// Microseconds between two moments of [`turn_time`].
+/// Microseconds between two moments of [`turn_time`]; the first one's mark is left aside.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "the larger ones are cut off")]
 pub const fn turn_us(from: u32, to: u32) -> u32 {
     // 1.024 = 67,109 / 2¹⁶, nearly.
-    let us = (to.wrapping_sub(from) as u64 * 67_109) >> 16;
+    let us = (to.wrapping_sub(from & !TURN_OVERDUE) as u64 * 67_109) >> 16;
     if us > u32::MAX as u64 { u32::MAX } else { us as u32 }
 }
 
@@ -308,7 +330,7 @@ mod tests {
 
     #[test]
     fn times_are_microseconds_within_a_thousandth_also_across_the_wrap() {
-        for (ns, tolerance_us) in [(0u64, 1), (1_024, 1), (250_000, 2), (1_000_000_000, 10), (60_000_000_000, 1000)] {
+        for (ns, tolerance_us) in [(0u64, 1), (1_024, 2), (250_000, 3), (1_000_000_000, 10), (60_000_000_000, 1000)] {
             for start in [0u64, 5_000_000_000, (1 << 42) - 70_000] {
                 let us = u64::from(turn_us(turn_time(start), turn_time(start + ns)));
                 assert!(us.abs_diff(ns / 1000) <= tolerance_us, "{ns} from {start}: {us}");
@@ -319,6 +341,18 @@ mod tests {
         assert_ne!(begin_time(0), 0);
         let times = FlowTimes::new(7, begin_time(u64::MAX), 200);
         assert_eq!((times.turn, times.begun(), times.group()), (7, begin_time(u64::MAX), 200));
+    }
+
+    #[test]
+    fn a_mark_changes_nothing_but_itself() {
+        let (begun, now) = (turn_time(5_000_003_000), turn_time(9_000_000_000));
+        let times = FlowTimes::new(begun, begin_time(1), 200);
+        let marked = times.marked_overdue();
+        assert!(!times.is_marked_overdue() && marked.is_marked_overdue());
+        assert_eq!(turn_us(marked.turn, now), turn_us(begun, now));
+        assert_eq!((marked.origin, marked.marked_overdue()), (times.origin, marked));
+        let words = [times, marked].map(FlowTimes::to_word);
+        assert_eq!(words[1] - words[0], 1);
     }
 
     #[test]

@@ -87,11 +87,13 @@ counts! {
     /// Connections that the client closed or reset while its first request was still unanswered, where responses are peeked
     /// into.
     closed_unanswered,
-    /// First turns of connections, and turns of conversations, that have had no answer for three seconds. Each may still be
-    /// answered, and then counts in `responses` and its histogram, too.
-    first_overdue,
-    /// Later turns of connections that have had none for as long.
-    later_overdue,
+    /// First turns of connections that have had no answer for three seconds, and whose client waits; of conversations all
+    /// turns, where responses are peeked into.
+    overdue,
+    /// The same, but the client had gone by then.
+    abandoned,
+    /// Of both, those that were answered after all: they are in `responses` and the histogram, too.
+    overdue_answered,
 }
 
 impl Counts {
@@ -103,11 +105,6 @@ impl Counts {
             + self.icmp_unreachable
             + self.idle_deaths
             + self.closed_unanswered
-    }
-
-    /// Turns that have had no answer for three seconds.
-    pub const fn overdue(&self) -> u64 {
-        self.first_overdue + self.later_overdue
     }
 }
 
@@ -316,7 +313,7 @@ impl Signals {
 /// What of a service's flows passes here, and so can be counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Sight {
-    /// Both directions.
+    /// Both directions; responses are not looked into.
     #[default]
     Both,
     /// Both directions, and responses are looked into.

@@ -15,7 +15,7 @@ use grayxdp_common::{
     ids::{BackendId, Version},
     layout::{
         FLOW_SEVER, FLOW_TICK_SHIFT, FLOW_UDP, FlowBucket, FlowEntry, FlowOwner, FlowSeen, FlowState, IdleTicks,
-        SEEN_FAULT, Signal, Waiting, flow_tick, long_flow_tick,
+        SEEN_FAULT, Signal, flow_tick, long_flow_tick,
     },
     limits::{BACKENDS_MAX, FLOW_ENTRIES_PER_BUCKET},
 };
@@ -148,13 +148,13 @@ pub(super) trait Watch {
     fn limits(&self, backend: BackendId) -> IdleTicks;
     /// Whether a flow that is half open should have been answered by now.
     fn is_handshake_overdue(&self, entry: u32) -> bool;
-    /// Whether the turn under way has become overdue since the last sweep; or has not been so yet, where this is the flow's
-    /// last.
-    fn is_turn_overdue(&self, entry: u32, is_last: bool) -> bool;
     /// Whether a backend's clients are owed an answer, by what they speak with it.
     fn is_answer_owed(&self, backend: BackendId) -> bool;
-    /// Is told what was found of a flow.
-    fn tell(&self, entry: u32, backend: BackendId, signal: Signal);
+    /// Is told of an error.
+    fn tell(&self, entry: u32, backend: BackendId, error: Signal);
+    /// Is told of a turn that waits for its answer. Whether that is overdue, or was found to be so before, is for the watch
+    /// to know.
+    fn tell_waiting(&self, entry: u32, backend: BackendId, has_client_gone: bool);
 }
 
 /// The flow table, mapped.
@@ -215,7 +215,7 @@ impl FlowTable {
 
     /// Frees what has been idle for longer than its backend's limits, and counts the rest. Tells the watch of flows that
     /// nobody answered in time, once each: those that are half open and late; those whose client went without the answer
-    /// that it was owed; and those that go. And of turns that become overdue.
+    /// that it was owed; and those that go. And of turns that wait for their answers.
     pub(super) fn sweep(&self, now_tick: u16, watch: &impl Watch) -> Census {
         let mut census = Census::default();
         // First, so that what is freed now stays so until the next sweep; see `forget_freed`.
@@ -225,8 +225,7 @@ impl FlowTable {
             let Some(backend) = FlowOwner(found).backend() else { continue };
             let seen = FlowSeen::from_word(seen.load(Ordering::Acquire));
             let is_left = || seen.is_closed_unanswered(now_tick, PATIENCE_TICKS) && watch.is_answer_owed(backend);
-            let is_last = seen.is_expired(now_tick, &watch.limits(backend));
-            if !is_last {
+            if !seen.is_expired(now_tick, &watch.limits(backend)) {
                 census.count(backend, seen.state());
                 let fault = if seen.is_unanswered() && watch.is_handshake_overdue(index) {
                     Some(Signal::Unanswered)
@@ -248,14 +247,9 @@ impl FlowTable {
                 census.live += 1;
                 continue;
             }
-            if let Some(waiting) = seen.waiting()
-                && watch.is_turn_overdue(index, is_last)
-            {
-                let signal = match waiting {
-                    Waiting::First => Signal::FirstOverdue,
-                    Waiting::Later => Signal::LaterOverdue,
-                };
-                watch.tell(index, backend, signal);
+            // Of datagrams nobody knows which need an answer, unless that is looked into.
+            if seen.is_waiting() && (seen.kind & FLOW_UDP == 0 || watch.is_answer_owed(backend)) {
+                watch.tell_waiting(index, backend, seen.has_client_gone());
             }
         }
         census

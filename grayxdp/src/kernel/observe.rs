@@ -60,7 +60,6 @@ pub struct TestOutcome {
 /// The last look through the flow table.
 pub(super) struct Sweep {
     pub(super) began: Instant,
-    moment: Moment,
     pub(super) census: Census,
 }
 
@@ -84,20 +83,20 @@ impl Watch for SignalWatch<'_> {
         self.signals.is_handshake_overdue(entry, &self.moment)
     }
 
-    fn is_turn_overdue(&self, entry: u32, is_last: bool) -> bool {
-        self.signals.is_turn_overdue(entry, is_last, &self.moment)
-    }
-
     fn is_answer_owed(&self, backend: BackendId) -> bool {
         self.watched.get(&backend).is_some_and(|(_, is_owed)| *is_owed)
     }
 
-    fn tell(&self, entry: u32, backend: BackendId, signal: Signal) {
-        let Some((of, _)) = self.watched.get(&backend) else { return };
-        if matches!(signal, Signal::FirstOverdue | Signal::LaterOverdue) {
+    fn tell(&self, entry: u32, backend: BackendId, error: Signal) {
+        if let Some((of, _)) = self.watched.get(&backend) {
+            self.signals.count_error(entry, backend, of, error);
+        }
+    }
+
+    fn tell_waiting(&self, entry: u32, backend: BackendId, has_client_gone: bool) {
+        if self.watched.contains_key(&backend) && self.signals.mark_overdue(entry, &self.moment) {
+            let signal = if has_client_gone { Signal::Abandoned } else { Signal::Overdue };
             self.signals.count_found(backend, signal);
-        } else {
-            self.signals.count_error(entry, backend, of, signal);
         }
     }
 }
@@ -137,7 +136,7 @@ impl DataPlane {
 
     /// Removes flows that have been idle for too long, and counts the others. Some milliseconds for a million.
     pub fn sweep(&mut self) -> &Census {
-        let moment = Moment::new(now_ns(), self.last_sweep.as_ref().map(|sweep| sweep.moment));
+        let moment = Moment::new(now_ns());
         let began = Instant::now();
         let watch = SignalWatch {
             signals: &self.maps.signals,
@@ -147,7 +146,7 @@ impl DataPlane {
             watched: self.blueprint.inventory.entries().filter_map(|(id, entry)| self.watched(id, entry)).collect(),
         };
         let census = self.maps.flows.sweep(now_tick(), &watch);
-        &self.last_sweep.insert(Sweep { began, moment, census }).census
+        &self.last_sweep.insert(Sweep { began, census }).census
     }
 
     /// What the last sweep counted for every backend of the services, those that left included; nothing before the first.

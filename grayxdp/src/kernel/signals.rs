@@ -83,10 +83,14 @@ impl SignalMaps {
         self.times.load(entry).is_some_and(|times| moment.is_handshake_overdue(times.begun()))
     }
 
-    /// Whether the turn under way in a flow has become overdue since the sweep before; or has not been so yet, where this is
-    /// the flow's last sweep.
-    pub(super) fn is_turn_overdue(&self, entry: u32, is_last: bool, moment: &Moment) -> bool {
-        self.times.load(entry).is_some_and(|times| moment.is_turn_overdue(times.turn, is_last))
+    /// Marks the turn under way in a flow as overdue, if it is and was not marked; returns whether it was marked now.
+    pub(super) fn mark_overdue(&self, entry: u32, moment: &Moment) -> bool {
+        let Some(times) = self.times.load(entry) else { return false };
+        let is_new = !times.is_marked_overdue() && moment.is_turn_overdue(times.turn);
+        let (old, new) = (times.to_word(), times.marked_overdue().to_word());
+        // Unless another turn has begun meanwhile.
+        let swap = |word: &AtomicU64| word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        is_new && self.times.word(entry, 0).is_some_and(swap)
     }
 
     /// Counts what a sweep found of a backend.
@@ -345,8 +349,9 @@ fn counts(slots: &[u64; SIGNAL_SLOTS]) -> Counts {
         answers_server_error: of(Signal::AnswersServerError),
         answers_unknown: of(Signal::AnswersUnknown),
         closed_unanswered: of(Signal::ClosedUnanswered),
-        first_overdue: of(Signal::FirstOverdue),
-        later_overdue: of(Signal::LaterOverdue),
+        overdue: of(Signal::Overdue),
+        abandoned: of(Signal::Abandoned),
+        overdue_answered: of(Signal::OverdueAnswered),
     }
 }
 

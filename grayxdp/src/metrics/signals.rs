@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Names and help of counters.
-const COUNTERS: [(Signal, &str, &str); 16] = [
+const COUNTERS: [(Signal, &str, &str); 17] = [
     (Signal::Flows, "grayxdp_tracked_flows", "New connections and conversations whose fate is watched."),
     (
         Signal::Established,
@@ -47,6 +47,11 @@ const COUNTERS: [(Signal, &str, &str); 16] = [
     (Signal::ZeroWindows, "grayxdp_zero_windows", "Times that a server advertised that it has no room."),
     (Signal::Requests, "grayxdp_requests", "Turns that clients began, by sending while no response was owed."),
     (Signal::Responses, "grayxdp_responses", "Turns that servers answered."),
+    (
+        Signal::OverdueAnswered,
+        "grayxdp_overdue_answered",
+        "Of the overdue requests, those that were answered after all; their times are in grayxdp_response_seconds.",
+    ),
 ];
 
 /// What responses say, where they are looked into.
@@ -57,8 +62,8 @@ const ANSWERS: [(Signal, &str); 4] = [
     (Signal::AnswersUnknown, "unknown"),
 ];
 
-/// Turns without an answer.
-const OVERDUE: [(Signal, &str); 2] = [(Signal::FirstOverdue, "first"), (Signal::LaterOverdue, "later")];
+/// First turns without an answer, by whether the client still waited when that was found.
+const OVERDUE: [(Signal, &str); 2] = [(Signal::Overdue, "waiting"), (Signal::Abandoned, "gone")];
 
 /// Bounds of exported buckets are powers of two in microseconds, 256 µs to 16.8 s: bounds that the kernel's buckets have.
 const BOUNDS_LOG2: std::ops::RangeInclusive<u32> = 8..=24;
@@ -106,8 +111,8 @@ impl Snapshot {
     fn answers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Responses by what they say (HTTP status, TLS alert, DNS code), where the service observes them.";
         counters(encoder, "grayxdp_answers", help, self.split("says", ANSWERS))?;
-        let help = "Turns that had no answer for three seconds; each may still get one. Found once a second.";
-        counters(encoder, "grayxdp_overdue_requests", help, self.split("turn", OVERDUE))
+        let help = "First turns of connections that had no answer for three seconds; of conversations all turns, where responses are observed.";
+        counters(encoder, "grayxdp_overdue_requests", help, self.split("client", OVERDUE))
     }
 
     /// Signals that are told apart by one more label.

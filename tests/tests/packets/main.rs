@@ -10,4 +10,5 @@ mod placement;
 mod rewritten;
 mod signals;
 mod sources;
+mod swept;
 mod table;

@@ -14,7 +14,7 @@ use crate::fixture::{Bench, Frame, Kind, backend, request, with_bench, with_setu
 
 /// A packet of a conversation.
 #[derive(Clone, Copy, Debug)]
-enum Packet {
+pub(crate) enum Packet {
     /// From the client.
     C(Kind, &'static [u8]),
     /// From v1's backend.
@@ -31,10 +31,10 @@ use Packet::{C, Data, S, Window};
 /// A conversation, and what it counts; all else stays as it was.
 type Row = (&'static str, &'static [Packet], &'static [(&'static str, u64)]);
 
-const OPEN: [Packet; 3] = [C(Syn, b""), S(SynAck, b""), C(Ack, b"")];
+pub(crate) const OPEN: [Packet; 3] = [C(Syn, b""), S(SynAck, b""), C(Ack, b"")];
 
 impl Packet {
-    fn bytes(self, service: &str, port: u16) -> Vec<u8> {
+    pub(crate) fn bytes(self, service: &str, port: u16) -> Vec<u8> {
         let client = request(service, Ack, port);
         let server = client.answer(backend(service, 1), Ack);
         match self {
@@ -321,77 +321,9 @@ fn an_unreachable_backend_is_an_error_of_who_waits_for_it_once() {
     });
 }
 
-#[test]
-fn who_is_not_answered_is_counted_by_the_sweep_or_when_its_place_is_taken() {
-    let small = |setup: &mut Setup| setup.max_flows = 1;
-    with_setup("unanswered", "", small, |bench| {
-        bench.run(&C(Syn, b"").bytes("tcp4", 1));
-        bench.run(&C(Udp, b"").bytes("udp6", 1));
-        for packet in OPEN {
-            bench.run(&packet.bytes("tcp4", 2));
-        }
-        bench.plane.sweep();
-        assert_eq!(bench.signals("tcp4").counts.unanswered, 0, "not yet");
-        thread::sleep(Duration::from_millis(4_200));
-        bench.plane.sweep();
-        bench.plane.sweep();
-        assert_eq!(bench.signals("tcp4").counts.unanswered, 1);
-        assert_eq!(bench.signals("udp6").counts.unanswered, 1);
-        assert_eq!(bench.signals("udp6").groups.iter().map(|group| group.errors).sum::<u64>(), 1);
-        // A late answer is no second error.
-        bench.run(&S(Rst, b"").bytes("tcp4", 1));
-        assert_eq!(bench.signals("tcp4").counts.transport_errors(), 1);
-        // 1,024 entries: each further SYN takes somebody's place, who had not been counted.
-        for port in 0..10_000 {
-            bench.plane.test_run(&C(Syn, b"").bytes("tcp4", 10_000 + port)).expect("a test run");
-        }
-        let counts = bench.signals("tcp4").counts;
-        let in_table = bench.plane.flows().filter(|flow| flow.service == Some(0)).count() as u64;
-        assert_eq!(counts.unanswered, counts.flows - in_table, "{counts:?}");
-    });
-}
-
-fn peeking(observe: Observe) -> impl FnOnce(&mut Setup) + Send {
+/// A setup whose services observe.
+pub(crate) fn peeking(observe: Observe) -> impl FnOnce(&mut Setup) + Send {
     move |setup| setup.services.iter_mut().for_each(|service| service.signals.observe = observe)
-}
-
-#[test]
-fn a_client_that_goes_unanswered_is_an_error_once_where_an_answer_is_owed() {
-    const ASKED: [Packet; 4] = [C(Syn, b""), S(SynAck, b""), C(Ack, b""), C(Ack, b"ask")];
-    for (observe, expected) in [(Observe::Http1, [1, 1, 1, 0, 0]), (Observe::None, [0; 5])] {
-        with_setup("gone", "", peeking(observe), |bench| {
-            let ends: [&[Packet]; 5] = [
-                &[C(Fin, b"")],
-                &[C(Fin, b""), S(Fin, b"")],
-                &[C(Rst, b"")],
-                &[S(Ack, b"HTTP/1.1 200 OK\r\n\r\n"), C(Fin, b"")],
-                // A farewell needs no answer.
-                &[S(Ack, b"HTTP/1.1 200 OK\r\n\r\n"), C(Ack, b"bye"), C(Fin, b""), S(Fin, b"")],
-            ];
-            let before = bench.signals("tcp4");
-            for (port, end) in (1..).zip(ends) {
-                ASKED.iter().chain(end).for_each(|packet| drop(bench.run(&packet.bytes("tcp4", port))));
-            }
-            // Ticks of the table are about a second; it may still be answered in the next three.
-            bench.plane.sweep();
-            let at_once = bench.signals("tcp4").since(&before).counts.closed_unanswered;
-            assert_eq!(at_once, expected[1] + expected[2], "{observe:?}");
-            thread::sleep(Duration::from_millis(4_500));
-            bench.plane.sweep();
-            bench.plane.sweep();
-            // What the server does now is no second error.
-            for port in 1..=3 {
-                bench.run(&S(Rst, b"").bytes("tcp4", port));
-            }
-            let grown = bench.signals("tcp4").since(&before);
-            assert_eq!(grown.counts.closed_unanswered, expected.iter().sum::<u64>(), "{observe:?}");
-            // Where nobody knows that an answer was owed, the reset of what only the client has closed is an error.
-            let resets = u64::from(observe == Observe::None);
-            assert_eq!(grown.counts.transport_errors(), grown.counts.closed_unanswered + resets, "{observe:?}");
-            let errors: u64 = grown.groups.iter().map(|group| group.errors).sum();
-            assert_eq!(errors, grown.counts.transport_errors(), "{observe:?}");
-        });
-    }
 }
 
 /// Runs one turn for each payload, all on one connection; says what was counted of answers.

@@ -28,6 +28,8 @@ const LOOKS_A_SAVE: usize = 5;
 pub(super) struct Looks {
     next_in: Duration,
     since_last: Duration,
+    /// Before that, since signals could be read last; zero where they could.
+    unread: Duration,
     /// How many there were.
     count: usize,
     complaint: Option<String>,
@@ -97,6 +99,7 @@ impl<K: Kernel> Releases<K> {
             analysis.pass(&release.weights, elapsed);
         }
         if judged.is_empty() {
+            self.looks.unread = Duration::ZERO;
             return;
         }
         let (mut signals, counters) = match self.readings() {
@@ -109,12 +112,14 @@ impl<K: Kernel> Releases<K> {
                     );
                     self.looks.complaint = Some(complaint);
                 }
+                self.looks.unread += elapsed;
                 return;
             }
         };
         if self.looks.complaint.take().is_some() {
             tracing::info!("signals_read_again");
         }
+        let elapsed = elapsed + std::mem::take(&mut self.looks.unread);
         let unweighted = unweighted(&counters, self.services.len());
         let mut unsaved = Vec::new();
         for index in judged {

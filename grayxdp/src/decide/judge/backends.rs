@@ -10,8 +10,7 @@ use crate::decide::signals::Counts;
 /// The chance to name a backend that is like all others.
 const ALPHA: f64 = 0.001;
 /// What can be blamed on a backend.
-const KINDS: [Kind; 6] =
-    [Kind::Errors, Kind::Answers, Kind::FirstResponse, Kind::LaterResponse, Kind::ZeroWindows, Kind::Retransmissions];
+const KINDS: [Kind; 5] = [Kind::Errors, Kind::Answers, Kind::FirstResponse, Kind::ZeroWindows, Kind::Retransmissions];
 
 /// What could go bad and what did, of each kind, by backend of v2.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]

@@ -11,7 +11,6 @@ use super::{
     dispersion::Residual,
     mixture::log_sum,
     ratio::{Bounds, Counted, RatioTest, Share},
-    recent::Recent,
 };
 use crate::decide::signals::{Counts, Histogram, Signals, is_overdue_beyond};
 
@@ -90,13 +89,16 @@ impl Kind {
         }
     }
 
-    /// Turns that have had no answer for so long that they are slow, whatever becomes of them. Without these a version that
-    /// answers nothing any more would have no slow answer either.
-    const fn overdue(self, counts: &Counts) -> u64 {
+    /// Turns that have had no answer for so long that they are slow, whatever becomes of them; and those of them that the
+    /// histogram holds, too, since they were answered after all. Without these a version that answers nothing any more would
+    /// have no slow answer either. First turns only: each is of a connection that the weight has placed. Other turns may
+    /// be left without an answer by either version's clients as they please, and old connections are v1's.
+    const fn overdue(self, counts: &Counts) -> Overdue {
         match self {
-            Self::FirstResponse => counts.first_overdue,
-            Self::LaterResponse => counts.later_overdue,
-            _ => 0,
+            Self::FirstResponse => {
+                Overdue { found: counts.overdue + counts.abandoned, answered: counts.overdue_answered }
+            }
+            _ => Overdue { found: 0, answered: 0 },
         }
     }
 
@@ -115,10 +117,24 @@ impl Kind {
             Self::Retransmissions => (counts.watched_segments, counts.retransmissions),
             Self::ClientResets => (counts.established, counts.client_resets),
             Self::FirstResponse | Self::LaterResponse | Self::Handshake => {
-                let overdue = self.overdue(counts);
-                (counts.responses + overdue, overdue)
+                (counts.established, self.overdue(counts).found)
             }
         }
+    }
+}
+
+/// Turns that were overdue.
+#[derive(Clone, Copy)]
+struct Overdue {
+    found: u64,
+    /// Of these or earlier ones.
+    answered: u64,
+}
+
+impl Overdue {
+    /// Times and overdue turns together, each turn once.
+    const fn with(self, times: u64) -> u64 {
+        (times + self.found).saturating_sub(self.answered)
     }
 }
 
@@ -139,7 +155,6 @@ pub(super) struct Comparison {
 struct Line {
     ratio: RatioTest,
     residual: Residual,
-    recent: Recent,
 }
 
 /// What a tick says besides its counts.
@@ -161,11 +176,7 @@ pub(super) struct Circumstances {
 
 impl Comparison {
     pub(super) fn new(kind: Kind) -> Self {
-        let line = Line {
-            ratio: RatioTest::new(),
-            residual: Residual::new(kind.dispersion_prior()),
-            recent: Recent::default(),
-        };
+        let line = Line { ratio: RatioTest::new(), residual: Residual::new(kind.dispersion_prior()) };
         let tests = if kind.is_latency() { CUTS } else { 1 };
         Self { kind, tests: vec![line; tests], cuts: kind.is_latency().then(Cuts::default) }
     }
@@ -173,12 +184,12 @@ impl Comparison {
     /// Takes a tick in.
     pub(super) fn absorb(&mut self, config: &JudgeConfig, v1: &Signals, v2: &Signals, around: &Circumstances) {
         let bounds = &config.bounds(self.kind);
-        self.tests.iter_mut().for_each(|line| line.recent.pass(around.elapsed));
+        self.tests.iter_mut().for_each(|line| line.ratio.pass(around.elapsed));
         if let Some(cuts) = &mut self.cuts {
             let (one, two) = (self.kind.histogram(v1), self.kind.histogram(v2));
             let (n1, n2) = (one.count(), two.count());
-            let waiting = (self.kind.overdue(&v1.counts), self.kind.overdue(&v2.counts));
-            if n1 + n2 + waiting.0 + waiting.1 == 0 {
+            let overdue = (self.kind.overdue(&v1.counts), self.kind.overdue(&v2.counts));
+            if n1 + n2 + overdue.0.found + overdue.1.found == 0 {
                 return;
             }
             if let Some(cuts) = cuts.known() {
@@ -187,11 +198,14 @@ impl Comparison {
                     let slack = config.slack(self.kind);
                     for (line, &cut) in self.tests.iter_mut().zip(cuts) {
                         let cut2 = later(cut, slack);
-                        // Of what still waits no more is known than that it is slower than this.
-                        let (w1, w2) = if is_overdue_beyond(cut2) { waiting } else { (0, 0) };
-                        let (e1, e2) = (one.count_from(cut) + w1, two.count_from(cut2) + w2);
-                        let counted = Counted { n1: n1 + w1, n2: n2 + w2, e1, e2 };
-                        line.recent.count(&counted);
+                        let (e1, e2) = (one.count_from(cut), two.count_from(cut2));
+                        let (of_v1, of_v2) = overdue;
+                        // Of what is overdue no more is known than that it is slower than this.
+                        let counted = if is_overdue_beyond(cut2) {
+                            Counted { n1: of_v1.with(n1), n2: of_v2.with(n2), e1: of_v1.with(e1), e2: of_v2.with(e2) }
+                        } else {
+                            Counted { n1, n2, e1, e2 }
+                        };
                         line.absorb(bounds, &counted, 1.0);
                     }
                 }
@@ -202,7 +216,6 @@ impl Comparison {
         let ((n1, e1), (n2, e2)) = (self.kind.counts(&v1.counts), self.kind.counts(&v2.counts));
         let counted = Counted { n1, n2, e1, e2 };
         let Some(line) = self.tests.first_mut() else { return };
-        line.recent.count(&counted);
         match (self.kind, around.flows_share) {
             (Kind::Errors, Some(share)) => line.ratio.absorb(bounds, &counted, share, around.past, around.of_errors),
             // Errors without connections to hold them against.
@@ -235,12 +248,16 @@ impl Comparison {
     /// The test to show where v2 is blamed: of those with some evidence against it, the one whose ratio most surely exceeds
     /// one. Where all slow responses are very slow ones, the median's test may have as much evidence as the others, of a
     /// ratio that says little.
-    pub(super) fn worst(&self, config: &JudgeConfig) -> Option<(&RatioTest, &Recent)> {
+    pub(super) fn worst(&self, config: &JudgeConfig) -> Option<&RatioTest> {
         let most = self.tests.iter().map(|line| line.ratio.log_worse()).fold(f64::NEG_INFINITY, f64::max);
         let lowest = |test: &RatioTest| test.ledger().ratio(config.false_alarm).map_or(0.0, |(_, (low, _))| low);
         let shown = self.tests.iter().filter(|line| line.ratio.log_worse() >= most.min(TELLING));
-        let worst = shown.max_by(|a, b| lowest(&a.ratio).total_cmp(&lowest(&b.ratio)));
-        worst.map(|line| (&line.ratio, &line.recent))
+        shown.map(|line| &line.ratio).max_by(|a, b| lowest(a).total_cmp(&lowest(b)))
+    }
+
+    /// A time has passed, or passes, of which nothing is counted; or it is not known how long it was.
+    pub(super) fn forget_lately(&mut self) {
+        self.tests.iter_mut().for_each(|line| line.ratio.forget_lately());
     }
 
     /// How many things it has compared.

@@ -3,9 +3,12 @@
 //! The likelihood of a ratio is that of [`super::ratio`], over the whole release. Its confidence sequence is the set of all
 //! ratios that a mixture over ratios has not refuted: it holds at all times at once.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use super::ratio::Counted;
+use super::{ratio::Counted, recent::Recent};
+use crate::decide::evidence::Lately;
 
 /// Bad ones are kept by v2's share: this many bins, evenly over the logit from -LOGIT_MAX to LOGIT_MAX. Within a bin the mean
 /// share is kept, too, so that the likelihood is right to the second order.
@@ -26,6 +29,7 @@ struct Bin {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Ledger {
     counted: Counted,
+    recent: Recent,
     /// v2's bad ones, over the dispersion.
     bad2: f64,
     bins: Vec<Bin>,
@@ -33,13 +37,29 @@ pub(super) struct Ledger {
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { counted: Counted::default(), bad2: 0.0, bins: vec![Bin::default(); BINS] }
+        Self { counted: Counted::default(), recent: Recent::default(), bad2: 0.0, bins: vec![Bin::default(); BINS] }
     }
 }
 
 impl Ledger {
     pub(super) fn count(&mut self, counted: &Counted) {
         self.counted.add(counted);
+        self.recent.count(counted);
+    }
+
+    /// Time passes, in which comes what is counted next.
+    pub(super) fn pass(&mut self, elapsed: Duration) {
+        self.recent.pass(elapsed);
+    }
+
+    /// What was counted of late is not shown as that.
+    pub(super) fn forget_lately(&mut self) {
+        self.recent.forget();
+    }
+
+    /// What was counted of late; `None` where that is all, or is not known.
+    pub(super) fn lately(&self) -> Option<Lately> {
+        self.recent.of(&self.counted)
     }
 
     pub(super) fn add(&mut self, e2: f64, e: f64, share: f64, dispersion: f64) {

@@ -4,7 +4,7 @@ use grayxdp_common::histogram::{HISTOGRAM_BUCKETS, bucket_of, lower_bound_us};
 use serde::{Deserialize, Serialize};
 
 use super::{JudgeConfig, comparison::Kind, one_sided::TooHigh};
-use crate::decide::signals::{Signals, is_overdue_beyond};
+use crate::decide::signals::{Counts, Signals, is_overdue_beyond};
 
 /// So many of all responses may be beyond `max_p99`.
 const SLOW_MOST: f64 = 0.01;
@@ -43,6 +43,8 @@ pub(super) struct Limit {
     pub(super) most: f64,
     /// For [`LimitKind::P99`]: the bucket from which on a response is too slow.
     bucket: usize,
+    /// For [`LimitKind::P99`]: whether what a client sends first needs an answer, so that one that is overdue is too slow.
+    takes_overdue: bool,
     pub(super) v1: TooHigh,
     pub(super) v2: TooHigh,
 }
@@ -50,7 +52,9 @@ pub(super) struct Limit {
 impl Limit {
     /// Those that are set.
     pub(super) fn all(config: &JudgeConfig) -> Vec<Self> {
-        let new = |kind, most, bucket| Self { kind, most, bucket, v1: TooHigh::new(), v2: TooHigh::new() };
+        let takes_overdue = config.peeks;
+        let new =
+            |kind, most, bucket| Self { kind, most, bucket, takes_overdue, v1: TooHigh::new(), v2: TooHigh::new() };
         let errors = config.max_error_rate.map(|most| new(LimitKind::Errors, most, 0));
         let answers =
             config.max_error_rate.filter(|_| config.sees(Kind::Answers)).map(|most| new(LimitKind::Answers, most, 0));
@@ -77,8 +81,15 @@ impl Limit {
                 LimitKind::P99 => {
                     let (first, later) = (&signals.first_response, &signals.later_response);
                     let slow = first.count_from(self.bucket) + later.count_from(self.bucket);
-                    let waiting = if is_overdue_beyond(self.bucket) { signals.counts.overdue() } else { 0 };
-                    (first.count() + later.count() + waiting, slow + waiting)
+                    let all = first.count() + later.count();
+                    if self.takes_overdue && is_overdue_beyond(self.bucket) {
+                        // Not those whose client has gone: it may have done so at once.
+                        let Counts { overdue, overdue_answered, .. } = signals.counts;
+                        let with = |times: u64| (times + overdue).saturating_sub(overdue_answered);
+                        (with(all), with(slow))
+                    } else {
+                        (all, slow)
+                    }
                 }
             };
             version.absorb(n, e, self.most, dispersion, cap);
@@ -96,7 +107,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::decide::signals::Counts;
 
     #[test]
     fn only_limits_that_are_set_are_watched() {
@@ -122,13 +132,26 @@ mod tests {
         beyond.later_response.record_us(120_000, 1000);
         limit.absorb(&at_limit, &beyond, 1.0, 9.0);
         assert_eq!((limit.v1.counted(), limit.v2.counted()), ((1000, 0), (1000, 1000)));
-        // What still waits is beyond it, too, where that is certain.
-        let overdue = Signals { counts: Counts { later_overdue: 5, ..Counts::default() }, ..Signals::default() };
-        let lenient = JudgeConfig { max_p99: Some(Duration::from_secs(4)), ..config };
-        for (config, expected) in [(config, (5, 5)), (lenient, (0, 0))] {
+    }
+
+    #[test]
+    fn what_is_overdue_is_beyond_the_limit_once_where_it_needs_an_answer_and_that_is_certain() {
+        let peeking = JudgeConfig { max_p99: Some(Duration::from_millis(100)), peeks: true, ..JudgeConfig::default() };
+        let lenient = JudgeConfig { max_p99: Some(Duration::from_secs(4)), ..peeking };
+        // Five were found, three of which are answered later; nine had been left by their clients.
+        let found = Signals { counts: Counts { overdue: 5, abandoned: 9, ..Counts::default() }, ..Signals::default() };
+        let mut answered =
+            Signals { counts: Counts { overdue_answered: 3, ..Counts::default() }, ..Signals::default() };
+        answered.first_response.record_us(5_000_000, 3);
+        answered.first_response.record_us(1_000, 10);
+        for (config, expected) in
+            [(peeking, (15, 5)), (lenient, (13, 3)), (JudgeConfig { peeks: false, ..peeking }, (13, 3))]
+        {
             let mut limit = Limit::all(&config).pop().expect("one");
-            limit.absorb(&overdue, &overdue, 1.0, 9.0);
-            assert_eq!(limit.v2.counted(), expected);
+            for signals in [&found, &answered] {
+                limit.absorb(signals, signals, 1.0, 9.0);
+            }
+            assert_eq!(limit.v2.counted(), expected, "{config:?}");
         }
     }
 

@@ -15,6 +15,8 @@
 //! Where ρ is known to lie in a range only, harm is tested by its upper end and the absence of harm by its lower one: both
 //! factors are largest in expectation there.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -181,6 +183,16 @@ impl RatioTest {
                 (e2 * part.ln() - at_margin.log_mean(part)) / dispersion
             });
         }
+    }
+
+    /// Time passes, in which comes what is taken in next.
+    pub(super) fn pass(&mut self, elapsed: Duration) {
+        self.ledger.pass(elapsed);
+    }
+
+    /// What was counted of late is not shown as that.
+    pub(super) fn forget_lately(&mut self) {
+        self.ledger.forget_lately();
     }
 
     /// The logarithm of the evidence that v2 is worse than what is tolerated.

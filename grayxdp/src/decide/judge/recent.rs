@@ -17,11 +17,17 @@ pub(super) struct Recent {
     /// Milliseconds, and what came in them.
     before: (u64, Counted),
     now: (u64, Counted),
+    /// Ticks, this one included, that may be longer than they say.
+    doubtful: u8,
 }
 
 impl Recent {
     /// Time passes.
     pub(super) fn pass(&mut self, elapsed: Duration) {
+        self.doubtful = self.doubtful.saturating_sub(1);
+        if self.doubtful > 0 {
+            return;
+        }
         if self.now.0 >= SPAN_MS {
             self.before = std::mem::take(&mut self.now);
         }
@@ -30,16 +36,23 @@ impl Recent {
 
     /// Takes in what came in the time that has passed last.
     pub(super) const fn count(&mut self, counted: &Counted) {
-        self.now.1.add(counted);
+        if self.doubtful == 0 {
+            self.now.1.add(counted);
+        }
     }
 
-    /// What is recent of all that was counted; `None` where all is.
+    /// Forgets all, and what the next tick will bring: nobody knows how long that will have been.
+    pub(super) fn forget(&mut self) {
+        *self = Self { doubtful: 2, ..Self::default() };
+    }
+
+    /// What is recent of all that was counted; `None` where all is, or no time is known.
     pub(super) fn of(&self, all: &Counted) -> Option<Lately> {
         let mut sum = self.before.1;
         sum.add(&self.now.1);
         let Counted { n1, n2, e1, e2 } = sum;
         let seconds = self.before.0.saturating_add(self.now.0) / 1000;
-        (sum.all() < all.all()).then_some(Lately { seconds, n1, n2, e1, e2 })
+        (sum != *all && seconds > 0).then_some(Lately { seconds, n1, n2, e1, e2 })
     }
 }
 
@@ -63,6 +76,23 @@ mod tests {
                     assert_eq!((n1, n2, e1, e2), (90 * seconds, 10 * seconds, 2 * seconds, seconds), "{second}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_comes_over_an_unknown_time_is_not_recent() {
+        let mut recent = Recent::default();
+        let tick = Counted { n1: 90, n2: 10, e1: 2, e2: 1 };
+        recent.pass(Duration::from_secs(1));
+        recent.count(&tick);
+        recent.forget();
+        let mut all = tick;
+        for (second, expected) in [(1, None), (2, Some(1)), (3, Some(2))] {
+            recent.pass(Duration::from_secs(1));
+            recent.count(&tick);
+            all.add(&tick);
+            let found = recent.of(&all);
+            assert_eq!(found.map(|lately| (lately.seconds, lately.n2)), expected.map(|n| (n, 10 * n)), "{second}");
         }
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Judge, JudgeConfig};
 
 /// Changes with whatever a state is made of, or means.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 #[derive(Serialize)]
 struct Written<'a> {

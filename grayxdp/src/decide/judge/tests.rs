@@ -136,7 +136,8 @@ fn slower_responses_are_harmful_at_any_turn() {
 
 /// So many responses of 1 to 2 ms, and so many turns without one.
 fn waiting(responses: u64, overdue: u64) -> Signals {
-    let counts = Counts { flows: responses + overdue, responses, first_overdue: overdue, ..Counts::default() };
+    let established = responses + overdue;
+    let counts = Counts { flows: established, established, responses, overdue, ..Counts::default() };
     let mut signals = Signals { counts, ..Signals::default() };
     for part in 1..=10 {
         signals.first_response.record_us(1000 + 100 * part, responses / 10);
@@ -149,9 +150,11 @@ fn a_version_that_answers_nothing_any_more_is_slow_and_its_backend_is_named() {
     let mut judge = Judge::new(CONFIG);
     assert_ne!(after(&mut judge, 60, &tick(10, &waiting(900, 0), &waiting(100, 0))), Verdict::Harmful);
     let (v1, v2) = (waiting(900, 0), waiting(50, 20));
-    let backends = [([10, 0, 0, 1], 50, 0), ([10, 0, 0, 2], 0, 20)].map(|(address, responses, first_overdue)| {
-        ((address, 80).into(), Counts { responses, first_overdue, ..Counts::default() })
-    });
+    // The first one's clients ask more than once in a connection.
+    let backends =
+        [([10, 0, 0, 1], 50, 500, 0), ([10, 0, 0, 2], 20, 0, 20)].map(|(address, established, responses, overdue)| {
+            ((address, 80).into(), Counts { established, responses, overdue, ..Counts::default() })
+        });
     let hanging = Tick { backends: &backends, ..tick(10, &v1, &v2) };
     assert_eq!(after(&mut judge, 3, &hanging), Verdict::Harmful);
     let found = evidence(judge.judgement());
@@ -160,6 +163,22 @@ fn a_version_that_answers_nothing_any_more_is_slow_and_its_backend_is_named() {
     // The good minute before does not hide it.
     let lately = found.lately.expect("it was not so from the beginning");
     assert!(lately.seconds <= 30 && lately.e2 == found.e2 && lately.n1 < found.n1 / 2, "{found:?}");
+}
+
+#[test]
+fn a_turn_that_is_answered_after_it_was_overdue_counts_once() {
+    let mut judge = Judge::new(CONFIG);
+    after(&mut judge, 60, &tick(10, &waiting(900, 0), &waiting(100, 0)));
+    let before = judge.comparisons.iter().find(|each| each.kind == Kind::FirstResponse).expect("there").counted();
+    let mut found = waiting(0, 4);
+    found.counts.abandoned = 2;
+    let mut answered = waiting(0, 0);
+    answered.counts.overdue_answered = 5;
+    answered.first_response.record_us(5_000_000, 5);
+    after(&mut judge, 1, &tick(10, &waiting(900, 0), &found));
+    after(&mut judge, 1, &tick(10, &waiting(900, 0), &answered));
+    let counted = judge.comparisons.iter().find(|each| each.kind == Kind::FirstResponse).expect("there").counted();
+    assert_eq!((counted.n2 - before.n2, counted.e2 - before.e2), (6, 6));
 }
 
 #[test]
@@ -419,7 +438,7 @@ fn a_state_of_something_else_is_refused_with_the_reason() {
     for (config, text, part) in [
         (CONFIG, String::new(), "cannot be read"),
         (CONFIG, "{}".to_owned(), "cannot be read"),
-        (CONFIG, text.replace("\"version\":3", "\"version\":99"), "version 99, this agent reads version 3"),
+        (CONFIG, text.replace("\"version\":4", "\"version\":99"), "version 99, this agent reads version 4"),
         (CONFIG, text.replace("beginnings", "begun"), "cannot be read"),
         (other, text.clone(), "under other settings"),
     ] {

@@ -94,10 +94,10 @@ impl Judge {
         let all = self.comparisons.iter().map(weighted).fold(f64::NEG_INFINITY, log_sum);
         if all >= self.log_limit() {
             let worst = self.comparisons.iter().max_by(|a, b| weighted(a).total_cmp(&weighted(b)))?;
-            let (test, lately) = worst.worst(&self.config)?;
+            let test = worst.worst(&self.config)?;
             let evidence = self.comparison_evidence(worst.kind, test, all);
             let backend = self.backends.outstanding(worst.kind);
-            return Some(Evidence { backend, lately: lately.of(&test.ledger().counted()), ..evidence });
+            return Some(Evidence { backend, lately: test.ledger().lately(), ..evidence });
         }
         let broken = self.broken_limits().find(|limit| !limit.v1_breaks_it_too())?;
         Some(limit_evidence(broken))

@@ -35,15 +35,16 @@ fn seen(last_tick: u16, client: u8, backend: u8, kind: u8) -> FlowSeen {
 struct TestWatch {
     limits: fn(BackendId) -> IdleTicks,
     late: fn(u32) -> bool,
-    overdue: fn(u32, bool) -> bool,
     owed: fn(BackendId) -> bool,
     told: RefCell<Vec<(u16, Signal)>>,
+    /// Backends whose clients wait, and whether those have gone.
+    waiting: RefCell<Vec<(u16, bool)>>,
 }
 
 impl TestWatch {
-    /// Nothing is overdue.
+    /// Nothing is overdue, and nobody is owed an answer.
     fn new(limits: fn(BackendId) -> IdleTicks) -> Self {
-        Self { limits, late: |_| false, overdue: |_, _| false, owed: |_| false, told: RefCell::default() }
+        Self { limits, late: |_| false, owed: |_| false, told: RefCell::default(), waiting: RefCell::default() }
     }
 }
 
@@ -56,16 +57,16 @@ impl Watch for TestWatch {
         (self.late)(entry)
     }
 
-    fn is_turn_overdue(&self, entry: u32, is_last: bool) -> bool {
-        (self.overdue)(entry, is_last)
-    }
-
     fn is_answer_owed(&self, backend: BackendId) -> bool {
         (self.owed)(backend)
     }
 
-    fn tell(&self, _: u32, backend: BackendId, signal: Signal) {
-        self.told.borrow_mut().push((backend.raw(), signal));
+    fn tell(&self, _: u32, backend: BackendId, error: Signal) {
+        self.told.borrow_mut().push((backend.raw(), error));
+    }
+
+    fn tell_waiting(&self, _: u32, backend: BackendId, has_client_gone: bool) {
+        self.waiting.borrow_mut().push((backend.raw(), has_client_gone));
     }
 }
 
@@ -151,24 +152,25 @@ fn a_client_that_went_without_its_answer_is_told_of_once_where_one_is_owed() {
 }
 
 #[test]
-fn turns_that_become_overdue_are_told_of_apart_from_errors() {
+fn turns_that_wait_are_told_of_apart_from_errors_and_datagrams_only_where_they_need_an_answer() {
     let table = table(128);
     let (turn, later) = (SEEN_TURN, SEEN_LATER);
     for (entry, backend, seen) in [
-        // The first turn and a later one wait; one does not; one is not overdue; one is forgotten now.
+        // The first turn waits; one does not; a later one does; one's client has gone; one is forgotten now.
         (0, 1, seen(100, BOTH | turn, BOTH, 0)),
-        (1, 2, seen(100, BOTH | later, BOTH | turn, 0)),
-        (2, 3, seen(100, BOTH, BOTH, 0)),
-        (3, 4, seen(100, BOTH | turn, BOTH, 0)),
+        (1, 2, seen(100, BOTH, BOTH, 0)),
+        (2, 3, seen(100, BOTH | later, BOTH | turn, 0)),
+        (3, 4, seen(100, BOTH | turn | SEEN_FIN, BOTH, 0)),
         (4, 5, seen(0, BOTH | turn | SEEN_FIN, BOTH | SEEN_FIN, 0)),
+        (5, 6, seen(100, SEEN_PACKET | turn, SEEN_PACKET, FLOW_UDP)),
+        (6, 7, seen(100, SEEN_PACKET | turn, SEEN_PACKET, FLOW_UDP)),
     ] {
         put(&table, entry, backend, seen);
     }
-    let watch =
-        TestWatch { overdue: |entry, is_last| entry < 3 || (entry == 4 && is_last), ..TestWatch::new(|_| LIMITS) };
+    let watch = TestWatch { owed: |backend| backend == id(7), ..TestWatch::new(|_| LIMITS) };
     table.sweep(100, &watch);
-    let expected = [(1, Signal::FirstOverdue), (2, Signal::LaterOverdue), (5, Signal::FirstOverdue)];
-    assert_eq!(watch.told.into_inner(), expected);
+    assert_eq!(watch.told.into_inner(), []);
+    assert_eq!(watch.waiting.into_inner(), [(1, false), (4, true), (5, true), (7, false)]);
 }
 
 #[test]
