@@ -370,7 +370,7 @@ impl FlowSeen {
     }
 
     /// Whether the turn under way waits for its answer: a connection's first one, whether its client still waits or not; of
-    /// a conversation any. In later turns of connections nothing need be answered: what is sent in them may be a farewell,
+    /// a conversation with an answer any. In later turns of connections nothing need be answered: what is sent in them may be a farewell,
     /// or news. What a RST of the server ended does not wait.
     #[inline(always)]
     pub const fn is_waiting(&self) -> bool {
@@ -379,12 +379,6 @@ impl FlowSeen {
             && self.backend & SEEN_RST == 0
             && self.kind & (FLOW_ONE_SIDED | FLOW_SEVER) == 0
             && (self.client & SEEN_LATER == 0 || self.kind & FLOW_UDP != 0)
-    }
-
-    /// Whether the client has closed its side, or reset the connection.
-    #[inline(always)]
-    pub const fn has_client_gone(&self) -> bool {
-        self.client & (SEEN_FIN | SEEN_RST) != 0
     }
 
     /// Whether the connection stands and a response is owed, so that it is an error should it end by its time-out.

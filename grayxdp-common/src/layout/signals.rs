@@ -71,12 +71,12 @@ signals! {
     /// Connections that the client closed or reset while its first request was still unanswered, where responses are peeked
     /// into, so that one is known to be owed. Found by the agent's sweeps.
     ClosedUnanswered: "closed_unanswered",
-    /// First turns of connections that have had no answer for [`OVERDUE_US`], and whose client waits; of conversations all
-    /// turns, where responses are peeked into. Found by the agent's sweeps, each once.
-    Overdue: "overdue",
-    /// The same, but the client had gone by then.
-    Abandoned: "abandoned",
-    /// Of both, those that were answered after all: they are in the histogram, too.
+    /// First turns of connections that have had no answer for [`OVERDUE_US`], and may still get one; of conversations with an
+    /// answer all turns, where responses are peeked into. Found by the agent's sweeps, each once.
+    OverdueWaiting: "overdue_waiting",
+    /// The same of connections that were reset by the client, or closed from both sides, by then.
+    OverdueGone: "overdue_gone",
+    /// Of those that might still get one, those that did: they are in the histogram, too.
     OverdueAnswered: "overdue_answered",
 }
 

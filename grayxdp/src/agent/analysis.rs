@@ -109,7 +109,7 @@ impl Analysis {
     pub(super) fn restored(config: JudgeConfig, text: &str, weights: &Weights) -> Result<Self, AnalysisError> {
         let (judge, rest) = text.split_once('\n').unwrap_or((text, ""));
         let mut judge = Judge::from_json(config, judge)?;
-        judge.forget_lately();
+        judge.taken_over();
         let Stored { seen, weight, shards } = serde_json::from_str(rest)?;
         let known = |hundredths: u16| Weight::from_hundredths(hundredths).unwrap_or(weights.mean());
         let both = |(lowest, highest): (u16, u16)| (known(lowest), known(highest));
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(analysis.take_unsaved(), None, "it is saved");
         let restored = Analysis::restored(config, &text, &weights(1500)).expect("as written");
         // But what is recent: nobody knows how long the next tick will have been.
-        analysis.judge.forget_lately();
+        analysis.judge.taken_over();
         assert!((&restored.judge, &restored.seen) == (&analysis.judge, &analysis.seen));
         let between = (weights(1000).mean(), weights(2000).mean());
         assert_eq!(restored.in_force, InForce { mean: between, shards: between });
@@ -262,10 +262,25 @@ mod tests {
         analysis.begin_anew(&weights(0));
         let text = analysis.take_unsaved().expect("that it began");
         let mut restored = Analysis::restored(config, &text, &weights(0)).expect("as written");
-        analysis.judge.forget_lately();
+        analysis.judge.taken_over();
         assert_eq!((&restored.judge, &restored.seen), (&analysis.judge, &None), "nor are the last one's weights lost");
         restored.look(Some(reading(1200)), &weights(0), Duration::from_secs(1));
         assert!(restored.is_first_unsaved(), "where counting has begun");
+    }
+
+    #[test]
+    fn harm_of_the_first_seconds_is_not_said_twice() {
+        let mut analysis = Analysis::new(JudgeConfig::default(), &weights(&[1000]));
+        analysis.begin_anew(&weights(&[1000]));
+        let mut bad = reading(1100);
+        bad.signals.v2.counts.refused = 100;
+        for reading in [reading(1000), bad] {
+            analysis.look(Some(reading), &weights(&[1000]), Duration::from_secs(1));
+        }
+        match &analysis.judgement {
+            Some(Judgement::Harmful(evidence)) => assert_eq!((evidence.e2, evidence.lately), (100, None)),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn weights(hundredths: &[u16]) -> Weights {

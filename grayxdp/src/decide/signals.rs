@@ -87,12 +87,12 @@ counts! {
     /// Connections that the client closed or reset while its first request was still unanswered, where responses are peeked
     /// into.
     closed_unanswered,
-    /// First turns of connections that have had no answer for three seconds, and whose client waits; of conversations all
-    /// turns, where responses are peeked into.
-    overdue,
-    /// The same, but the client had gone by then.
-    abandoned,
-    /// Of both, those that were answered after all: they are in `responses` and the histogram, too.
+    /// First turns of connections that have had no answer for three seconds, and may still get one; of conversations with an
+    /// answer all turns, where responses are peeked into.
+    overdue_waiting,
+    /// The same of connections that were reset by the client, or closed from both sides, by then.
+    overdue_gone,
+    /// Of those that might still get one, those that did: they are in `responses` and the histogram, too.
     overdue_answered,
 }
 

@@ -152,9 +152,9 @@ pub(super) trait Watch {
     fn is_answer_owed(&self, backend: BackendId) -> bool;
     /// Is told of an error.
     fn tell(&self, entry: u32, backend: BackendId, error: Signal);
-    /// Is told of a turn that waits for its answer. Whether that is overdue, or was found to be so before, is for the watch
-    /// to know.
-    fn tell_waiting(&self, entry: u32, backend: BackendId, has_client_gone: bool);
+    /// Is told of a turn that waits for its answer, and whether that could still come. Whether it is overdue, or was found to
+    /// be so before, is for the watch to know.
+    fn tell_waiting(&self, entry: u32, backend: BackendId, is_over: bool);
 }
 
 /// The flow table, mapped.
@@ -249,7 +249,7 @@ impl FlowTable {
             }
             // Of datagrams nobody knows which need an answer, unless that is looked into.
             if seen.is_waiting() && (seen.kind & FLOW_UDP == 0 || watch.is_answer_owed(backend)) {
-                watch.tell_waiting(index, backend, seen.has_client_gone());
+                watch.tell_waiting(index, backend, seen.state() == FlowState::Closing);
             }
         }
         census

@@ -93,9 +93,9 @@ impl Watch for SignalWatch<'_> {
         }
     }
 
-    fn tell_waiting(&self, entry: u32, backend: BackendId, has_client_gone: bool) {
+    fn tell_waiting(&self, entry: u32, backend: BackendId, is_over: bool) {
         if self.watched.contains_key(&backend) && self.signals.mark_overdue(entry, &self.moment) {
-            let signal = if has_client_gone { Signal::Abandoned } else { Signal::Overdue };
+            let signal = if is_over { Signal::OverdueGone } else { Signal::OverdueWaiting };
             self.signals.count_found(backend, signal);
         }
     }

@@ -86,7 +86,9 @@ impl SignalMaps {
     /// Marks the turn under way in a flow as overdue, if it is and was not marked; returns whether it was marked now.
     pub(super) fn mark_overdue(&self, entry: u32, moment: &Moment) -> bool {
         let Some(times) = self.times.load(entry) else { return false };
-        let is_new = !times.is_marked_overdue() && moment.is_turn_overdue(times.turn);
+        // A connection that was met in its middle had its first turn before.
+        let is_known = times.begun() != 0;
+        let is_new = is_known && !times.is_marked_overdue() && moment.is_turn_overdue(times.turn);
         let (old, new) = (times.to_word(), times.marked_overdue().to_word());
         // Unless another turn has begun meanwhile.
         let swap = |word: &AtomicU64| word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok();
@@ -349,8 +351,8 @@ fn counts(slots: &[u64; SIGNAL_SLOTS]) -> Counts {
         answers_server_error: of(Signal::AnswersServerError),
         answers_unknown: of(Signal::AnswersUnknown),
         closed_unanswered: of(Signal::ClosedUnanswered),
-        overdue: of(Signal::Overdue),
-        abandoned: of(Signal::Abandoned),
+        overdue_waiting: of(Signal::OverdueWaiting),
+        overdue_gone: of(Signal::OverdueGone),
         overdue_answered: of(Signal::OverdueAnswered),
     }
 }

@@ -50,7 +50,7 @@ const COUNTERS: [(Signal, &str, &str); 17] = [
     (
         Signal::OverdueAnswered,
         "grayxdp_overdue_answered",
-        "Of the overdue requests, those that were answered after all; their times are in grayxdp_response_seconds.",
+        "Of the overdue requests that waited, those that were answered after all; their times are in grayxdp_response_seconds.",
     ),
 ];
 
@@ -62,8 +62,8 @@ const ANSWERS: [(Signal, &str); 4] = [
     (Signal::AnswersUnknown, "unknown"),
 ];
 
-/// First turns without an answer, by whether the client still waited when that was found.
-const OVERDUE: [(Signal, &str); 2] = [(Signal::Overdue, "waiting"), (Signal::Abandoned, "gone")];
+/// First turns without an answer, by whether one could still come when that was found.
+const OVERDUE: [(Signal, &str); 2] = [(Signal::OverdueWaiting, "waiting"), (Signal::OverdueGone, "gone")];
 
 /// Bounds of exported buckets are powers of two in microseconds, 256 µs to 16.8 s: bounds that the kernel's buckets have.
 const BOUNDS_LOG2: std::ops::RangeInclusive<u32> = 8..=24;
@@ -111,7 +111,7 @@ impl Snapshot {
     fn answers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Responses by what they say (HTTP status, TLS alert, DNS code), where the service observes them.";
         counters(encoder, "grayxdp_answers", help, self.split("says", ANSWERS))?;
-        let help = "First turns of connections that had no answer for three seconds; of conversations all turns, where responses are observed.";
+        let help = "First turns of connections that had no answer for three seconds, by whether the connection was over then; of conversations with an answer all turns, where responses are observed.";
         counters(encoder, "grayxdp_overdue_requests", help, self.split("client", OVERDUE))
     }
 

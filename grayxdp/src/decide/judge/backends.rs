@@ -38,10 +38,11 @@ impl Backends {
         if all.len() < 2 || total_n == 0 {
             return None;
         }
-        let rate = |&(_, (n, e)): &(SocketAddr, (u64, u64))| e as f64 / n.max(1) as f64;
+        // Where nothing could go bad, what did is of a time before.
+        let rate = |&(_, (n, e)): &(SocketAddr, (u64, u64))| e.min(n) as f64 / n.max(1) as f64;
         let worst = all.iter().max_by(|a, b| rate(a).total_cmp(&rate(b)))?;
         let (address, (n, e)) = *worst;
-        let chance = upper_tail(e, total_e, n as f64 / total_n as f64) * all.len() as f64;
+        let chance = upper_tail(e.min(n), total_e, n as f64 / total_n as f64) * all.len() as f64;
         (chance < ALPHA).then_some(address)
     }
 }
@@ -117,6 +118,27 @@ mod tests {
             let found = with_errors(&errors).outstanding(Kind::Errors);
             assert_eq!(found, expected.map(address), "{errors:?}");
             assert_eq!(with_errors(&errors).outstanding(Kind::Answers), None);
+        }
+    }
+
+    #[test]
+    fn slow_ones_are_held_against_connections_and_nobody_without_any_is_named() {
+        let established = |connections, responses, overdue_waiting| Counts {
+            established: connections,
+            responses,
+            overdue_waiting,
+            ..Counts::default()
+        };
+        for (tick, expected) in [
+            // The second one's clients ask twenty times in a connection.
+            ([established(50, 50, 1), established(50, 1000, 25), established(0, 0, 0)], Some(2)),
+            ([established(50, 500, 5), established(50, 50, 5), established(50, 50, 5)], None),
+            ([established(100, 100, 1), established(100, 100, 1), established(0, 0, 3)], None),
+        ] {
+            let mut backends = Backends::default();
+            let tick: Vec<_> = (1u8..).map(address).zip(tick).collect();
+            backends.absorb(&tick);
+            assert_eq!(backends.outstanding(Kind::FirstResponse), expected.map(address), "{tick:?}");
         }
     }
 

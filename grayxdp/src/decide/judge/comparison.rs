@@ -91,12 +91,12 @@ impl Kind {
 
     /// Turns that have had no answer for so long that they are slow, whatever becomes of them; and those of them that the
     /// histogram holds, too, since they were answered after all. Without these a version that answers nothing any more would
-    /// have no slow answer either. First turns only: each is of a connection that the weight has placed. Other turns may
-    /// be left without an answer by either version's clients as they please, and old connections are v1's.
+    /// have no slow answer either. First turns only, as a rule: each is of a connection that the weight has placed. Other
+    /// turns may need no answer, unless responses are peeked into, and old connections are v1's.
     const fn overdue(self, counts: &Counts) -> Overdue {
         match self {
             Self::FirstResponse => {
-                Overdue { found: counts.overdue + counts.abandoned, answered: counts.overdue_answered }
+                Overdue { found: counts.overdue_waiting + counts.overdue_gone, answered: counts.overdue_answered }
             }
             _ => Overdue { found: 0, answered: 0 },
         }
@@ -255,9 +255,9 @@ impl Comparison {
         shown.map(|line| &line.ratio).max_by(|a, b| lowest(a).total_cmp(&lowest(b)))
     }
 
-    /// A time has passed, or passes, of which nothing is counted; or it is not known how long it was.
-    pub(super) fn forget_lately(&mut self) {
-        self.tests.iter_mut().for_each(|line| line.ratio.forget_lately());
+    /// What was counted of late is not shown as that; see [`super::recent::Recent::forget`].
+    pub(super) fn forget_lately(&mut self, is_next_doubtful: bool) {
+        self.tests.iter_mut().for_each(|line| line.ratio.forget_lately(is_next_doubtful));
     }
 
     /// How many things it has compared.

@@ -52,9 +52,9 @@ impl Ledger {
         self.recent.pass(elapsed);
     }
 
-    /// What was counted of late is not shown as that.
-    pub(super) fn forget_lately(&mut self) {
-        self.recent.forget();
+    /// What was counted of late is not shown as that; see [`Recent::forget`].
+    pub(super) fn forget_lately(&mut self, is_next_doubtful: bool) {
+        self.recent.forget(is_next_doubtful);
     }
 
     /// What was counted of late; `None` where that is all, or is not known.

@@ -84,8 +84,8 @@ impl Limit {
                     let all = first.count() + later.count();
                     if self.takes_overdue && is_overdue_beyond(self.bucket) {
                         // Not those whose client has gone: it may have done so at once.
-                        let Counts { overdue, overdue_answered, .. } = signals.counts;
-                        let with = |times: u64| (times + overdue).saturating_sub(overdue_answered);
+                        let Counts { overdue_waiting, overdue_answered, .. } = signals.counts;
+                        let with = |times: u64| (times + overdue_waiting).saturating_sub(overdue_answered);
                         (with(all), with(slow))
                     } else {
                         (all, slow)
@@ -139,7 +139,10 @@ mod tests {
         let peeking = JudgeConfig { max_p99: Some(Duration::from_millis(100)), peeks: true, ..JudgeConfig::default() };
         let lenient = JudgeConfig { max_p99: Some(Duration::from_secs(4)), ..peeking };
         // Five were found, three of which are answered later; nine had been left by their clients.
-        let found = Signals { counts: Counts { overdue: 5, abandoned: 9, ..Counts::default() }, ..Signals::default() };
+        let found = Signals {
+            counts: Counts { overdue_waiting: 5, overdue_gone: 9, ..Counts::default() },
+            ..Signals::default()
+        };
         let mut answered =
             Signals { counts: Counts { overdue_answered: 3, ..Counts::default() }, ..Signals::default() };
         answered.first_response.record_us(5_000_000, 3);

@@ -118,13 +118,16 @@ impl Judge {
     /// Takes note of a time of which nothing is judged, in which v2's weights were from the lowest to the highest of these.
     pub fn pass(&mut self, elapsed: Duration, weight: (Weight, Weight)) {
         self.exposure.absorb(elapsed.as_secs_f64(), 0.0, 0.0, shares(weight));
-        self.forget_lately();
+        self.forget_lately(false);
     }
 
-    /// What has come of late is not shown as that, for nobody knows how long the next tick will have been: another agent has
-    /// gathered what there is.
-    pub fn forget_lately(&mut self) {
-        self.comparisons.iter_mut().for_each(Comparison::forget_lately);
+    /// Another agent has gathered what there is: nobody knows how long the next tick will have been.
+    pub fn taken_over(&mut self) {
+        self.forget_lately(true);
+    }
+
+    fn forget_lately(&mut self, is_next_doubtful: bool) {
+        self.comparisons.iter_mut().for_each(|comparison| comparison.forget_lately(is_next_doubtful));
     }
 
     /// What it judges by.

@@ -190,9 +190,9 @@ impl RatioTest {
         self.ledger.pass(elapsed);
     }
 
-    /// What was counted of late is not shown as that.
-    pub(super) fn forget_lately(&mut self) {
-        self.ledger.forget_lately();
+    /// What was counted of late is not shown as that; see [`super::recent::Recent::forget`].
+    pub(super) fn forget_lately(&mut self, is_next_doubtful: bool) {
+        self.ledger.forget_lately(is_next_doubtful);
     }
 
     /// The logarithm of the evidence that v2 is worse than what is tolerated.

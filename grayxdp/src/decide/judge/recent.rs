@@ -41,9 +41,9 @@ impl Recent {
         }
     }
 
-    /// Forgets all, and what the next tick will bring: nobody knows how long that will have been.
-    pub(super) fn forget(&mut self) {
-        *self = Self { doubtful: 2, ..Self::default() };
+    /// Forgets all; where nobody knows how long the next tick will have been, what that will bring, too.
+    pub(super) fn forget(&mut self, is_next_doubtful: bool) {
+        *self = Self { doubtful: if is_next_doubtful { 2 } else { 0 }, ..Self::default() };
     }
 
     /// What is recent of all that was counted; `None` where all is, or no time is known.
@@ -85,7 +85,7 @@ mod tests {
         let tick = Counted { n1: 90, n2: 10, e1: 2, e2: 1 };
         recent.pass(Duration::from_secs(1));
         recent.count(&tick);
-        recent.forget();
+        recent.forget(true);
         let mut all = tick;
         for (second, expected) in [(1, None), (2, Some(1)), (3, Some(2))] {
             recent.pass(Duration::from_secs(1));

@@ -137,7 +137,7 @@ fn slower_responses_are_harmful_at_any_turn() {
 /// So many responses of 1 to 2 ms, and so many turns without one.
 fn waiting(responses: u64, overdue: u64) -> Signals {
     let established = responses + overdue;
-    let counts = Counts { flows: established, established, responses, overdue, ..Counts::default() };
+    let counts = Counts { flows: established, established, responses, overdue_waiting: overdue, ..Counts::default() };
     let mut signals = Signals { counts, ..Signals::default() };
     for part in 1..=10 {
         signals.first_response.record_us(1000 + 100 * part, responses / 10);
@@ -150,11 +150,9 @@ fn a_version_that_answers_nothing_any_more_is_slow_and_its_backend_is_named() {
     let mut judge = Judge::new(CONFIG);
     assert_ne!(after(&mut judge, 60, &tick(10, &waiting(900, 0), &waiting(100, 0))), Verdict::Harmful);
     let (v1, v2) = (waiting(900, 0), waiting(50, 20));
-    // The first one's clients ask more than once in a connection.
-    let backends =
-        [([10, 0, 0, 1], 50, 500, 0), ([10, 0, 0, 2], 20, 0, 20)].map(|(address, established, responses, overdue)| {
-            ((address, 80).into(), Counts { established, responses, overdue, ..Counts::default() })
-        });
+    let backends = [([10, 0, 0, 1], 50, 0), ([10, 0, 0, 2], 20, 20)].map(|(address, established, overdue_waiting)| {
+        ((address, 80).into(), Counts { established, overdue_waiting, ..Counts::default() })
+    });
     let hanging = Tick { backends: &backends, ..tick(10, &v1, &v2) };
     assert_eq!(after(&mut judge, 3, &hanging), Verdict::Harmful);
     let found = evidence(judge.judgement());
@@ -171,10 +169,10 @@ fn a_turn_that_is_answered_after_it_was_overdue_counts_once() {
     after(&mut judge, 60, &tick(10, &waiting(900, 0), &waiting(100, 0)));
     let before = judge.comparisons.iter().find(|each| each.kind == Kind::FirstResponse).expect("there").counted();
     let mut found = waiting(0, 4);
-    found.counts.abandoned = 2;
+    found.counts.overdue_gone = 2;
     let mut answered = waiting(0, 0);
-    answered.counts.overdue_answered = 5;
-    answered.first_response.record_us(5_000_000, 5);
+    answered.counts.overdue_answered = 3;
+    answered.first_response.record_us(5_000_000, 3);
     after(&mut judge, 1, &tick(10, &waiting(900, 0), &found));
     after(&mut judge, 1, &tick(10, &waiting(900, 0), &answered));
     let counted = judge.comparisons.iter().find(|each| each.kind == Kind::FirstResponse).expect("there").counted();

@@ -37,7 +37,7 @@ struct TestWatch {
     late: fn(u32) -> bool,
     owed: fn(BackendId) -> bool,
     told: RefCell<Vec<(u16, Signal)>>,
-    /// Backends whose clients wait, and whether those have gone.
+    /// Backends whose clients wait, and whether no answer can come any more.
     waiting: RefCell<Vec<(u16, bool)>>,
 }
 
@@ -65,8 +65,8 @@ impl Watch for TestWatch {
         self.told.borrow_mut().push((backend.raw(), error));
     }
 
-    fn tell_waiting(&self, _: u32, backend: BackendId, has_client_gone: bool) {
-        self.waiting.borrow_mut().push((backend.raw(), has_client_gone));
+    fn tell_waiting(&self, _: u32, backend: BackendId, is_over: bool) {
+        self.waiting.borrow_mut().push((backend.raw(), is_over));
     }
 }
 
@@ -156,7 +156,7 @@ fn turns_that_wait_are_told_of_apart_from_errors_and_datagrams_only_where_they_n
     let table = table(128);
     let (turn, later) = (SEEN_TURN, SEEN_LATER);
     for (entry, backend, seen) in [
-        // The first turn waits; one does not; a later one does; one's client has gone; one is forgotten now.
+        // The first turn waits; one does not; a later one does; one's client has shut its side; one is forgotten now.
         (0, 1, seen(100, BOTH | turn, BOTH, 0)),
         (1, 2, seen(100, BOTH, BOTH, 0)),
         (2, 3, seen(100, BOTH | later, BOTH | turn, 0)),
@@ -164,13 +164,14 @@ fn turns_that_wait_are_told_of_apart_from_errors_and_datagrams_only_where_they_n
         (4, 5, seen(0, BOTH | turn | SEEN_FIN, BOTH | SEEN_FIN, 0)),
         (5, 6, seen(100, SEEN_PACKET | turn, SEEN_PACKET, FLOW_UDP)),
         (6, 7, seen(100, SEEN_PACKET | turn, SEEN_PACKET, FLOW_UDP)),
+        (7, 8, seen(100, BOTH | turn | SEEN_RST, BOTH, 0)),
     ] {
         put(&table, entry, backend, seen);
     }
     let watch = TestWatch { owed: |backend| backend == id(7), ..TestWatch::new(|_| LIMITS) };
     table.sweep(100, &watch);
     assert_eq!(watch.told.into_inner(), []);
-    assert_eq!(watch.waiting.into_inner(), [(1, false), (4, true), (5, true), (7, false)]);
+    assert_eq!(watch.waiting.into_inner(), [(1, false), (4, false), (5, true), (7, false), (8, true)]);
 }
 
 #[test]

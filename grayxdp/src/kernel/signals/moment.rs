@@ -8,8 +8,7 @@ const HANDSHAKE_MAX: u32 = 15_259;
 /// Larger ages are those of flows that begin now.
 const AGE_MAX: u32 = 1 << 23;
 /// The age of a turn that is overdue, in units of [`turn_time`].
-const OVERDUE: u32 = turn_time(OVERDUE_US as u64 * 1000);
-
+const OVERDUE_AGE: u32 = turn_time(OVERDUE_US as u64 * 1000);
 /// Larger ages are those of turns that begin now.
 const TURN_AGE_MAX: u32 = 1 << 31;
 
@@ -34,7 +33,7 @@ impl Moment {
 
     /// Whether a turn that began at this [`turn_time`] is overdue.
     pub(super) fn is_turn_overdue(&self, begun: u32) -> bool {
-        (OVERDUE..TURN_AGE_MAX).contains(&self.turn.wrapping_sub(begun))
+        (OVERDUE_AGE..TURN_AGE_MAX).contains(&self.turn.wrapping_sub(begun))
     }
 }
 
