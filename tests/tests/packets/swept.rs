@@ -96,7 +96,11 @@ fn a_client_that_goes_unanswered_is_an_error_once_where_an_answer_is_owed() {
 #[test]
 fn a_request_is_found_overdue_once_and_its_answer_after_all_is_told_apart() {
     for (observe, of_datagrams) in [(Observe::None, 0), (Observe::Dns, 1)] {
-        with_setup("overdue", "", peeking(observe), |bench| {
+        let setup = |setup: &mut Setup| {
+            peeking(observe)(setup);
+            setup.services.iter_mut().for_each(|service| service.udp_idle = Duration::from_secs(60));
+        };
+        with_setup("overdue", "", setup, |bench| {
             let before = ["tcp4", "udp4"].map(|service| bench.signals(service));
             let grown = |bench: &mut Bench| {
                 let [tcp, udp] = ["tcp4", "udp4"].map(|service| bench.signals(service));
