@@ -18,6 +18,8 @@ use crate::{
 pub(crate) const MAX_FLOWS: u32 = 1_048_576;
 /// Packets of a run; a run over more flows has as many as these.
 const PACKETS_MIN: u32 = 1 << 20;
+/// Packets of the run before, of which no time is taken.
+const WARMING_PACKETS_MIN: u32 = 1 << 16;
 /// Packets of a run that makes flows: few beside the table, which must not fill by being measured.
 const NEW_PACKETS: u32 = 100_000;
 const XDP_PASS: u32 = 2;
@@ -232,13 +234,14 @@ impl Rig {
         let mut course = world::course(subject, traffic, Packet::Of(kind));
         (course.is_in_order, course.mask) = (0, flows - 1);
         let packets = flows.max(PACKETS_MIN);
+        // A first run brings the flows into the caches that they fit into.
+        let warming = packets.min(flows.saturating_mul(2).max(WARMING_PACKETS_MIN));
         let program = self.program();
         let mut sample = None;
-        self.checked(2 * u64::from(packets), |rig| {
-            let mut run = |program: &str| rig::run(rig.ebpf()?, program, &course, packets, None);
-            // The first run brings the flows into the caches that they fit into.
-            run(program)?;
-            sample = Some(beside_harness(run, program)?);
+        self.checked(u64::from(warming) + u64::from(packets), |rig| {
+            let ebpf = rig.ebpf()?;
+            rig::run(ebpf, program, &course, warming, None)?;
+            sample = Some(beside_harness(|program| rig::run(ebpf, program, &course, packets, None), program)?);
             Ok(())
         })?;
         sample.context("nothing was measured")
