@@ -48,15 +48,21 @@ pub(crate) struct Net {
 impl Net {
     /// `None` without a sample.
     fn of(samples: &[Sample]) -> Option<Self> {
-        let sorted = |value: fn(&Sample) -> f64| {
-            let mut values: Vec<f64> = samples.iter().map(value).collect();
-            values.sort_by(f64::total_cmp);
-            values
-        };
-        let (nets, alone) = (sorted(|sample| sample.net), sorted(|sample| sample.harness));
-        let median = |sorted: &[f64]| sorted.get(sorted.len() / 2).copied();
+        let nets = sorted(samples.iter().map(|sample| sample.net));
+        let alone = sorted(samples.iter().map(|sample| sample.harness));
         Some(Self { median: median(&nets)?, min: *nets.first()?, max: *nets.last()?, harness: median(&alone)? })
     }
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// `None` of nothing.
+fn median(sorted: &[f64]) -> Option<f64> {
+    sorted.get(sorted.len() / 2).copied()
 }
 
 /// A case and what it cost.
@@ -175,24 +181,24 @@ impl Rig {
                 continue;
             }
             let course = world::course(subject, traffic, packet);
-            self.checked(flows.into(), |rig| rig::run(rig.ebpf()?, program, &course, flows, None).map(|_| ()))
+            self.checked(flows.into(), |rig| rig::run(rig.ebpf()?, program, &course, flows, None))
                 .with_context(|| format!("while flows were made ({packet:?})"))?;
         }
         Ok(())
     }
 
     /// Runs something that sends so many packets, and sees to it that they were sent on, by flows that are known.
-    fn checked(&mut self, packets: u64, run: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    fn checked<T>(&mut self, packets: u64, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let before = self.reading()?;
-        run(self)?;
+        let result = run(self)?;
         match self {
             Self::Lru(lru) => {
                 let misses = lru.misses()? - before;
                 ensure!(misses <= packets / MISSES_ONE_IN, "the baseline forgot the flows of {misses} packets");
-                Ok(())
             }
-            Self::Grayxdp(grayxdp) => grayxdp.check_forwarded(before, packets),
+            Self::Grayxdp(grayxdp) => grayxdp.check_forwarded(before, packets)?,
         }
+        Ok(result)
     }
 
     fn reading(&mut self) -> Result<u64> {
@@ -237,14 +243,11 @@ impl Rig {
         // A first run brings the flows into the caches that they fit into.
         let warming = packets.min(flows.saturating_mul(2).max(WARMING_PACKETS_MIN));
         let program = self.program();
-        let mut sample = None;
         self.checked(u64::from(warming) + u64::from(packets), |rig| {
             let ebpf = rig.ebpf()?;
             rig::run(ebpf, program, &course, warming, None)?;
-            sample = Some(beside_harness(|program| rig::run(ebpf, program, &course, packets, None), program)?);
-            Ok(())
-        })?;
-        sample.context("nothing was measured")
+            beside_harness(|program| rig::run(ebpf, program, &course, packets, None), program)
+        })
     }
 
     /// Packets that concern nobody.
@@ -306,8 +309,7 @@ pub(crate) fn floor(rounds: u32) -> Result<f64> {
     for _ in 0..rounds {
         runs.push(rig::run(ebpf, "floor", &course, PACKETS_MIN, Some(XDP_TX))?);
     }
-    runs.sort_by(f64::total_cmp);
-    runs.get(runs.len() / 2).copied().context("no round was asked for")
+    median(&sorted(runs.into_iter())).context("no round was asked for")
 }
 
 /// The programs of all subjects that are wanted.
@@ -318,12 +320,14 @@ pub(crate) fn load(plan: &Plan) -> Result<Vec<(Subject, Rig)>> {
 
 /// Measures every case once.
 pub(crate) fn round(plan: &Plan, rigs: &mut [(Subject, Rig)], samples: &mut Samples) -> Result<()> {
+    if plan.wants(Case::Pass)
+        && let Some((_, rig)) = rigs.iter_mut().find(|(subject, _)| *subject == Subject::Nat)
+    {
+        samples.add(Case::Pass, rig.stray().context("pass")?);
+    }
     for traffic in Traffic::ALL {
         for flows in FLOWS {
             for (subject, rig) in rigs.iter_mut().filter(|(subject, _)| subject.traffic().contains(&traffic)) {
-                if *subject == Subject::Nat && plan.wants(Case::Pass) && (traffic, flows) == (Traffic::TCP4, 1) {
-                    samples.add(Case::Pass, rig.stray().context("pass")?);
-                }
                 rig.measure(plan, *subject, traffic, flows, samples)?;
             }
         }

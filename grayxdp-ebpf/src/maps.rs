@@ -88,8 +88,8 @@ static SOURCE_SLOTS: Array<SourceSlot, 1, MAPPED> = Array::new();
 #[btf_map]
 static FLOWS: Array<FlowBucket, 1, MAPPED> = Array::new();
 
-/// When things of flows began, by their index in `FLOWS`. Written by `signals.rs`, and by the agent's
-/// sweeper, which marks turns; the agent sets the capacity.
+/// When things of flows began, by their index in `FLOWS`. Written by `signals.rs`, and by the agent's sweeper,
+/// which marks turns; the agent sets the capacity.
 #[btf_map]
 static FLOW_TIMES: Array<FlowTimes, 1, MAPPED> = Array::new();
 

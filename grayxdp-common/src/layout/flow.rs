@@ -370,8 +370,8 @@ impl FlowSeen {
     }
 
     /// Whether the turn under way waits for its answer: a connection's first one, whether its client still waits or not; of
-    /// a conversation with an answer any. In later turns of connections nothing need be answered: what is sent in them may be a farewell,
-    /// or news. What a RST of the server ended does not wait.
+    /// a conversation with an answer any. In later turns of connections nothing need be answered: what is sent in them may
+    /// be a farewell, or news. What a RST of the server ended does not wait.
     #[inline(always)]
     pub const fn is_waiting(&self) -> bool {
         self.owes_response()

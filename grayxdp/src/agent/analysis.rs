@@ -248,7 +248,7 @@ mod tests {
         let restored = Analysis::restored(config, &text, &weights(1500)).expect("as written");
         // But what is recent: nobody knows how long the next tick will have been.
         analysis.judge.taken_over();
-        assert!((&restored.judge, &restored.seen) == (&analysis.judge, &analysis.seen));
+        assert_eq!((&restored.judge, &restored.seen), (&analysis.judge, &analysis.seen));
         let between = (weights(1000).mean(), weights(2000).mean());
         assert_eq!(restored.in_force, InForce { mean: between, shards: between });
         // Nothing new is nothing to save.

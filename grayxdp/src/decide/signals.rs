@@ -108,9 +108,29 @@ impl Counts {
     }
 }
 
-/// Whether a turn that is overdue will certainly have taken as long as the times of this bucket, or longer.
-pub fn is_overdue_beyond(bucket: usize) -> bool {
-    bucket <= bucket_of(OVERDUE_US)
+/// Turns that were overdue, to be counted beside a histogram of those that were answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Overdue {
+    /// Found to be so.
+    pub found: u64,
+    /// Of these or earlier ones, those that were answered after all: the histogram has them, too.
+    pub answered: u64,
+}
+
+impl Overdue {
+    /// None.
+    pub const NONE: Self = Self { found: 0, answered: 0 };
+
+    /// Those that will certainly have taken as long as the times of this bucket, or longer: all or none.
+    #[must_use]
+    pub fn beyond(self, bucket: usize) -> Self {
+        if bucket <= bucket_of(OVERDUE_US) { self } else { Self::NONE }
+    }
+
+    /// So many times of a histogram and these together, each turn once.
+    pub const fn with(self, times: u64) -> u64 {
+        (times + self.found).saturating_sub(self.answered)
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]

@@ -12,7 +12,7 @@ use super::{
     mixture::log_sum,
     ratio::{Bounds, Counted, RatioTest, Share},
 };
-use crate::decide::signals::{Counts, Histogram, Signals, is_overdue_beyond};
+use crate::decide::signals::{Counts, Histogram, Overdue, Signals};
 
 /// What is compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -89,16 +89,15 @@ impl Kind {
         }
     }
 
-    /// Turns that have had no answer for so long that they are slow, whatever becomes of them; and those of them that the
-    /// histogram holds, too, since they were answered after all. Without these a version that answers nothing any more would
-    /// have no slow answer either. First turns only, as a rule: each is of a connection that the weight has placed. Other
-    /// turns may need no answer, unless responses are peeked into, and old connections are v1's.
+    /// Turns that have had no answer for so long that they are slow, whatever becomes of them. Without these a version that
+    /// answers nothing any more would have no slow answer either. First turns only, as a rule: each is of a connection that
+    /// the weight has placed. Other turns may need no answer, unless responses are peeked into, and old connections are v1's.
     const fn overdue(self, counts: &Counts) -> Overdue {
         match self {
             Self::FirstResponse => {
                 Overdue { found: counts.overdue_waiting + counts.overdue_gone, answered: counts.overdue_answered }
             }
-            _ => Overdue { found: 0, answered: 0 },
+            _ => Overdue::NONE,
         }
     }
 
@@ -120,21 +119,6 @@ impl Kind {
                 (counts.established, self.overdue(counts).found)
             }
         }
-    }
-}
-
-/// Turns that were overdue.
-#[derive(Clone, Copy)]
-struct Overdue {
-    found: u64,
-    /// Of these or earlier ones.
-    answered: u64,
-}
-
-impl Overdue {
-    /// Times and overdue turns together, each turn once.
-    const fn with(self, times: u64) -> u64 {
-        (times + self.found).saturating_sub(self.answered)
     }
 }
 
@@ -198,14 +182,9 @@ impl Comparison {
                     let slack = config.slack(self.kind);
                     for (line, &cut) in self.tests.iter_mut().zip(cuts) {
                         let cut2 = later(cut, slack);
-                        let (e1, e2) = (one.count_from(cut), two.count_from(cut2));
-                        let (of_v1, of_v2) = overdue;
-                        // Of what is overdue no more is known than that it is slower than this.
-                        let counted = if is_overdue_beyond(cut2) {
-                            Counted { n1: of_v1.with(n1), n2: of_v2.with(n2), e1: of_v1.with(e1), e2: of_v2.with(e2) }
-                        } else {
-                            Counted { n1, n2, e1, e2 }
-                        };
+                        let (of_v1, of_v2) = (overdue.0.beyond(cut2), overdue.1.beyond(cut2));
+                        let (e1, e2) = (of_v1.with(one.count_from(cut)), of_v2.with(two.count_from(cut2)));
+                        let counted = Counted { n1: of_v1.with(n1), n2: of_v2.with(n2), e1, e2 };
                         line.absorb(bounds, &counted, 1.0);
                     }
                 }

@@ -4,7 +4,7 @@ use grayxdp_common::histogram::{HISTOGRAM_BUCKETS, bucket_of, lower_bound_us};
 use serde::{Deserialize, Serialize};
 
 use super::{JudgeConfig, comparison::Kind, one_sided::TooHigh};
-use crate::decide::signals::{Counts, Signals, is_overdue_beyond};
+use crate::decide::signals::{Counts, Overdue, Signals};
 
 /// So many of all responses may be beyond `max_p99`.
 const SLOW_MOST: f64 = 0.01;
@@ -81,15 +81,11 @@ impl Limit {
                 LimitKind::P99 => {
                     let (first, later) = (&signals.first_response, &signals.later_response);
                     let slow = first.count_from(self.bucket) + later.count_from(self.bucket);
-                    let all = first.count() + later.count();
-                    if self.takes_overdue && is_overdue_beyond(self.bucket) {
-                        // Not those whose client has gone: it may have done so at once.
-                        let Counts { overdue_waiting, overdue_answered, .. } = signals.counts;
-                        let with = |times: u64| (times + overdue_waiting).saturating_sub(overdue_answered);
-                        (with(all), with(slow))
-                    } else {
-                        (all, slow)
-                    }
+                    // Not those whose client has gone: it may have done so at once.
+                    let Counts { overdue_waiting: found, overdue_answered: answered, .. } = signals.counts;
+                    let overdue = if self.takes_overdue { Overdue { found, answered } } else { Overdue::NONE };
+                    let overdue = overdue.beyond(self.bucket);
+                    (overdue.with(first.count() + later.count()), overdue.with(slow))
                 }
             };
             version.absorb(n, e, self.most, dispersion, cap);
