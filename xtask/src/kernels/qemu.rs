@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 use super::{kernel::Kernel, tools::Tools};
 
 /// The guest ends itself a little earlier; this is for one that hangs.
-const TIME_MAX: Duration = Duration::from_secs(750);
+const TIME_MAX: Duration = Duration::from_secs(930);
 const MEMORY_MIB: &str = "512";
 
 /// How a guest came to its end.
