@@ -15,4 +15,4 @@ pub mod weight;
 
 /// Version of everything pinned: map layouts, meanings of ids and counters. An agent takes over only pins that carry
 /// the same number; raise it with every change that an older program or agent would read wrongly.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;

@@ -12,7 +12,7 @@ pub const SERVICE_ENTRIES: u32 = SERVICES_MAX * 2;
 /// Shards of one service.
 pub const SHARDS_PER_SERVICE_MAX: u32 = 4096;
 /// Backends over all services, id 0 (no backend) included.
-pub const BACKENDS_MAX: u32 = 4096;
+pub const BACKENDS_MAX: u32 = 8192;
 /// Backends of one version of one service. At the limit each still has 16 slots of a table of the default size.
 pub const BACKENDS_PER_VERSION_MAX: usize = 250;
 /// Versions times services.
@@ -25,8 +25,8 @@ pub const MAGLEV_SIZES: [u32; 4] = [1021, 4093, 16_381, 65_537];
 pub const MAGLEV_SLOTS: u32 = MAGLEV_SIZES[1];
 /// Slots of a bucket of owners.
 pub const OWNER_SLOTS: usize = 8;
-/// Buckets of one table of owners. With an endpoint for every service, canary port, VIP and backend, a bucket overflows
-/// under fewer than one multiplier in ten thousand.
+/// Buckets of one table of owners. With an endpoint for every service, canary port, VIP and backend, one multiplier in
+/// twenty (965 of 20,000) lets some bucket overflow, and another one is taken.
 pub const OWNER_BUCKETS: u32 = 8192;
 /// Entries of a bucket of the flow table.
 pub const FLOW_ENTRIES_PER_BUCKET: usize = 8;

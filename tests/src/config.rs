@@ -93,7 +93,7 @@ impl AgentConfig {
 #[derive(Clone, Debug)]
 pub struct ServiceConfig {
     /// `name`.
-    pub name: &'static str,
+    pub name: String,
     /// `vip`.
     pub vip: IpAddr,
     /// `port`.
@@ -156,9 +156,9 @@ impl ServiceConfig {
         SocketAddr::new(self.vip, self.port)
     }
 
-    fn new(name: &'static str, family: Family, (port, backend_port): (u16, u16), protocol: &'static str) -> Self {
+    fn new(name: &str, family: Family, (port, backend_port): (u16, u16), protocol: &'static str) -> Self {
         Self {
-            name,
+            name: name.to_owned(),
             vip: family.vip(),
             port,
             protocol,

@@ -63,8 +63,8 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Measures nanoseconds a packet (--packet-path), HTTP beside others (--whole-path; both need root), the judge's false
-    /// alarms and delays (--judge), or all of them
+    /// Measures nanoseconds a packet (--packet-path), HTTP beside others (--whole-path), the judge's false alarms and delays
+    /// (--judge, which needs no root), the agent's CPU time (--agent), or all of them
     #[command(disable_help_flag = true)]
     Bench {
         /// Passed to the benchmark: `cargo xtask bench --packet-path --help`

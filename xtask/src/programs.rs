@@ -43,10 +43,11 @@ pub(crate) fn demo(args: &[String]) -> Result<ExitCode> {
 }
 
 /// A benchmark: its option, its package and its binary.
-const BENCHES: [(&str, &str, &str); 3] = [
+const BENCHES: [(&str, &str, &str); 4] = [
     ("--packet-path", "grayxdp-bench", "grayxdp-bench"),
     ("--whole-path", "grayxdp-tests", "bench"),
     ("--judge", "grayxdp-bench", JUDGE_BENCH),
+    ("--agent", "grayxdp-tests", "bench-agent"),
 ];
 /// Simulates all that it measures: it needs no root.
 const JUDGE_BENCH: &str = "judge";
@@ -59,7 +60,7 @@ pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
     match chosen[..] {
         [(_, package, binary)] => run_binary("the benchmark", package, binary, &rest),
         _ if !rest.is_empty() => {
-            bail!("arguments belong to one benchmark: say --packet-path, --whole-path or --judge as well")
+            bail!("arguments belong to one benchmark: say --packet-path, --whole-path, --judge or --agent as well")
         }
         _ => {
             for (_, package, binary) in BENCHES {

@@ -640,6 +640,34 @@ v2 = { backends = [{ address = "10.0.1.10:8080" }] }
 }
 
 #[test]
+fn as_many_backends_as_the_maps_hold_are_taken_and_one_more_is_refused() {
+    let pool = |service: usize, count: usize| -> String {
+        let address = |nth: usize| format!("{{ address = \"10.{service}.{}.{}:80\" }}", nth / 250, 1 + nth % 250);
+        (0..count).map(address).collect::<Vec<_>>().join(", ")
+    };
+    let text = |last: usize| -> String {
+        let mut text = String::from("[agent]\ninterfaces = [\"eth0\"]\n");
+        for service in 0..33 {
+            let count = if service == 32 { last } else { 249 };
+            text += &format!(
+                "[[service]]\nname = \"s{service}\"\nvip = \"203.0.113.10\"\nport = {}\nprotocol = \"tcp\"\n\
+                 hash_seed = \"x\"\nv1 = {{ backends = [{}] }}\n\
+                 v2 = {{ backends = [{{ address = \"10.200.0.{}:80\" }}] }}\n",
+                1000 + service,
+                pool(service, count),
+                1 + service
+            );
+        }
+        text
+    };
+    // 32 services with 250 each, and one with the rest.
+    parse(&text(8191 - 8000 - 1)).expect("as many as there may be");
+    let errors = parse(&text(8191 - 8000)).expect_err("one too many");
+    let message = &errors.errors()[0].message;
+    assert!(message.contains("8192 backends over all services: at most 8191 are possible"), "{message}");
+}
+
+#[test]
 fn the_same_port_may_serve_both_protocols() {
     let service = |name: &str, protocol: &str| {
         EXAMPLE[EXAMPLE.find("[[service]]").expect("there")..]

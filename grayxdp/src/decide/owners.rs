@@ -10,7 +10,7 @@ use grayxdp_common::{
 
 use super::maglev::mix;
 
-/// At the maps' limits, nearly every multiplier will do; this many that will not are a fault elsewhere.
+/// At the maps' limits, nineteen multipliers of twenty will do; this many that will not are a fault elsewhere.
 const ATTEMPTS_MAX: u64 = 1000;
 
 /// Buckets, and the word under which they are read.

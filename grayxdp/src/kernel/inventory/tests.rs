@@ -122,7 +122,7 @@ fn a_canary_none_of_whose_backends_is_left_is_another_canary() {
 #[test]
 fn a_full_map_is_refused_and_dropped_numbers_make_room() {
     let (_, mut former) = first();
-    former.in_flows = (1..4096).map(id).collect();
+    former.in_flows = (1..BACKENDS_MAX).map(|raw| id(u16::try_from(raw).expect("few"))).collect();
     let wanted = [service(80, &[A, D], &[C])];
     assert_eq!(take(&wanted, &former).expect_err("full"), Refusal::NoBackend);
     let retired = former.backends.iter_mut().find(|(id, _)| id.raw() == 2).expect("there");

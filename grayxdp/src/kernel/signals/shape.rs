@@ -10,6 +10,8 @@ use crate::kernel::{KernelError, inventory::Inventory};
 
 /// Backends that may come while a program runs, besides as many as there are: those beyond are not watched.
 const ROWS_SPARE: u32 = 32;
+/// So many at the most: a row takes 6.4 kB for each CPU, and one more.
+const ROWS_SPARE_MAX: u32 = 512;
 
 /// How rows lie in their maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +30,7 @@ impl Shape {
         let stripes =
             aya::util::nr_cpus().map_err(|(_, error)| KernelError::io("read", "/sys/devices/system/cpu")(error))?;
         let highest = inventory.entries().map(|(id, _)| u32::from(id.raw())).max().unwrap_or(0);
-        let rows = (highest * 2 + ROWS_SPARE).min(BACKENDS_MAX);
+        let rows = (highest + (highest + ROWS_SPARE).min(ROWS_SPARE_MAX)).min(BACKENDS_MAX);
         let services = inventory.services.iter().map(|slot| slot.id.0 + 1).max().unwrap_or(1);
         Ok(Self {
             stripes: u32::try_from(stripes).unwrap_or(1),
