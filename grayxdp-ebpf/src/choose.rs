@@ -22,6 +22,37 @@ pub(crate) struct Choice {
     pub(crate) is_fallback: bool,
 }
 
+impl Choice {
+    /// What is kept of it.
+    #[inline(always)]
+    pub(crate) fn placed(&self) -> Placed {
+        Placed { backend: self.id, is_unweighted: self.is_pinned || self.is_fallback }
+    }
+}
+
+/// A new flow's backend.
+#[derive(Clone, Copy)]
+pub(crate) struct Placed {
+    pub(crate) backend: BackendId,
+    /// No weight sent it there.
+    pub(crate) is_unweighted: bool,
+}
+
+impl Placed {
+    /// In one register.
+    #[inline(always)]
+    pub(crate) const fn to_word(self) -> u64 {
+        self.backend.raw() as u64 | (self.is_unweighted as u64) << 16
+    }
+
+    /// The same, read.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the lower bits")]
+    pub(crate) fn from_word(word: u64) -> Option<Self> {
+        Some(Self { backend: BackendId::from_raw(word as u16)?, is_unweighted: word >> 16 != 0 })
+    }
+}
+
 /// What a choice depends on.
 #[derive(Clone, Copy)]
 pub(crate) struct Newcomer {

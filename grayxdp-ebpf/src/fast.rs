@@ -18,7 +18,8 @@ use grayxdp_common::{
 };
 
 use crate::{
-    choose, clock,
+    choose::{self, Placed},
+    clock,
     count::{self, Meeting, Passage},
     encapsulate,
     flow::{self, Found, Place, Side},
@@ -214,7 +215,8 @@ fn request<const IS_V4: bool>(
             let seen = flow::first_seen(head.step(), head.tcp_flags, service);
             let made = place.begin_in_empty(backend_id, seen)?;
             if service.flags & SERVICE_SIGNALS != 0 {
-                signals::enter(service, head.source.address, made.index, seen, backend_id, Former::NONE);
+                let placed = Placed { backend: backend_id, is_unweighted: passage.is_fallback };
+                signals::enter(service, head.source.address, made.index, seen, placed, Former::NONE);
             }
         }
     }

@@ -11,7 +11,7 @@ use grayxdp_common::{
 };
 
 use crate::{
-    choose::{self, Newcomer},
+    choose::{self, Newcomer, Placed},
     count::{self, Meeting, Passage},
     encapsulate,
     flow::{self, Found, NO_ENTRY, Place, Side},
@@ -219,25 +219,25 @@ pub(crate) fn enter(
     parsed: &Parsed,
     id: ServiceId,
     service: &ServiceEntry,
-    backend: BackendId,
+    placed: Placed,
 ) -> u64 {
     let Some(place) = Place::of(control, id, parsed.source.address, parsed.source.port) else { return NO_ENTRY };
     let seen = flow::first_seen(parsed.step, parsed.tcp_flags, service);
     let (entry, seen, former) = match place.find() {
         Some(former) => {
             let is_expired = place.is_expired(&former, service.udp_idle_ticks);
-            let is_repeated = signals::is_repeated(&former, parsed, backend, is_expired);
+            let is_repeated = signals::is_repeated(&former, parsed, placed.backend, is_expired);
             let seen = if is_repeated { signals::seen_again(&former, seen) } else { seen };
-            let Some(moved) = place.move_to(&former, backend, seen) else { return NO_ENTRY };
+            let Some(moved) = place.move_to(&former, placed.backend, seen) else { return NO_ENTRY };
             (moved.index.into(), seen, Former { owner: former.owner, seen: former.seen })
         }
         // A reset leaves nothing behind that would have to be kept together.
         None if parsed.step == Step::Reset => return NO_ENTRY,
-        None => (place.begin(backend, seen), seen, Former::NONE),
+        None => (place.begin(placed.backend, seen), seen, Former::NONE),
     };
     if entry != NO_ENTRY && service.flags & SERVICE_SIGNALS != 0 {
         #[expect(clippy::cast_possible_truncation, reason = "an index, as `stages.rs` widened it")]
-        signals::enter(service, parsed.source.address, entry as u32, seen, backend, former);
+        signals::enter(service, parsed.source.address, entry as u32, seen, placed, former);
     }
     entry
 }
@@ -252,7 +252,7 @@ pub(crate) fn begin(parsed: &Parsed, id: ServiceId, service: &'static ServiceEnt
         Ok(choice) => choice,
         Err(verdict) => return Begun::refused(verdict),
     };
-    let entry = stages::grayxdp_enter(parsed, id.0, choice.id.raw().into());
+    let entry = stages::grayxdp_enter(parsed, id.0, choice.placed().to_word());
     if service.mode == MODE_FULL_NAT {
         let Some(source) = scratch::source() else { return Begun::refused(Verdict::DroppedNoSourcePort) };
         *source = parsed.source;

@@ -20,6 +20,7 @@ use grayxdp_common::{
 };
 
 use crate::{
+    choose::Placed,
     clock,
     count::{self, OfGroup, Signals},
     flow::{self, Found},
@@ -121,9 +122,10 @@ pub(crate) struct Entrant(pub(crate) u64);
 #[expect(clippy::cast_possible_truncation, reason = "shifted to the bits that are wanted")]
 impl Entrant {
     #[inline(always)]
-    fn new(backend: BackendId, group: u8, is_known_to_be_repeated: bool) -> Self {
+    fn new(placed: Placed, group: u8, is_known_to_be_repeated: bool) -> Self {
         let known = u64::from(is_known_to_be_repeated) << 24;
-        Self(u64::from(backend.raw()) | u64::from(group) << 16 | known)
+        let unweighted = u64::from(placed.is_unweighted) << 25;
+        Self(u64::from(placed.backend.raw()) | u64::from(group) << 16 | known | unweighted)
     }
 
     #[inline(always)]
@@ -141,6 +143,12 @@ impl Entrant {
     fn is_known_to_be_repeated(self) -> bool {
         self.0 & 1 << 24 != 0
     }
+
+    /// Whether no weight sent it there.
+    #[inline(always)]
+    fn is_unweighted(self) -> bool {
+        self.0 & 1 << 25 != 0
+    }
 }
 
 /// Counts a flow that got its entry.
@@ -150,7 +158,7 @@ pub(crate) fn enter(
     client: Address,
     index: u32,
     seen: FlowSeen,
-    backend: BackendId,
+    placed: Placed,
     former: Former,
 ) {
     let is_repeated = seen.client & SEEN_REPEATED != 0;
@@ -160,7 +168,7 @@ pub(crate) fn enter(
         stages::grayxdp_lost(index, former.seen.to_word(), lost.raw().into());
     }
     let is_known_to_be_repeated = former.seen.client & SEEN_REPEATED != 0;
-    let entrant = Entrant::new(backend, client_group(service.hash_key, client), is_known_to_be_repeated);
+    let entrant = Entrant::new(placed, client_group(service.hash_key, client), is_known_to_be_repeated);
     let is_due = stages::grayxdp_entered(index, entrant.0, seen.to_word());
     judge_if(is_due, service);
 }
@@ -202,6 +210,9 @@ pub(crate) fn entered(control: &'static Control, index: u32, entrant: Entrant, s
     let subject = subject?;
     if is_beginning {
         subject.signals.count(Signal::Flows);
+        if entrant.is_unweighted() {
+            subject.signals.count(Signal::Unweighted);
+        }
         count::group(control, subject.id, subject.version, group, OfGroup::Flow);
         fuse::began(control, subject.id, subject.service, subject.version, long_flow_tick(now));
         if seen.client & SEEN_TURN != 0 {

@@ -14,6 +14,7 @@ use grayxdp_common::{
 
 use crate::{
     chain::{self, Chain},
+    choose::Placed,
     encapsulate, fast, flow, fragment, fuse,
     heard::{self, Heard},
     icmp, maps, odd,
@@ -198,13 +199,12 @@ pub(crate) extern "C" fn grayxdp_has_room(bucket: u32) -> u64 {
 /// Makes the flow's entry. Returns its index, or [`flow::NO_ENTRY`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub(crate) extern "C" fn grayxdp_enter(parsed: *const Parsed, service: u32, backend: u32) -> u64 {
+pub(crate) extern "C" fn grayxdp_enter(parsed: *const Parsed, service: u32, placed: u64) -> u64 {
     let Some(parsed) = given(parsed) else { return flow::NO_ENTRY };
     let id = ServiceId(service);
-    #[expect(clippy::cast_possible_truncation, reason = "a backend's number, as `request.rs` widened it")]
-    let Some(backend) = BackendId::from_raw(backend as u16) else { return flow::NO_ENTRY };
+    let Some(placed) = Placed::from_word(placed) else { return flow::NO_ENTRY };
     let (Some(control), Some(service)) = (maps::control(), maps::service(id)) else { return flow::NO_ENTRY };
-    request::enter(control, parsed, id, service, backend)
+    request::enter(control, parsed, id, service, placed)
 }
 
 /// How readily a flow's entry is given up, by what was seen of it; zero: not at all. `now` in flow ticks.

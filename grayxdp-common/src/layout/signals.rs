@@ -78,6 +78,8 @@ signals! {
     OverdueGone: "overdue_gone",
     /// Of those that might still get one, those that did: they are in the histogram, too.
     OverdueAnswered: "overdue_answered",
+    /// Of the flows, those that no weight sent there: a pin did, or that the other version had no live backend.
+    Unweighted: "unweighted",
 }
 
 /// A turn that has had no answer for so many microseconds is overdue.

@@ -16,21 +16,12 @@ use crate::decide::{
     weights::Weights,
 };
 
-/// What is read of a service at a look.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(super) struct Reading {
-    /// Since the counters were made.
-    pub(super) signals: ServiceSignals,
-    /// New flows of v1 and of v2 that no weight placed, since the counters were made.
-    pub(super) unweighted: (u64, u64),
-}
-
 /// The judge, and what it has seen.
 #[derive(Debug)]
 pub(super) struct Analysis {
     judge: Judge,
     /// The reading that the judge has taken in last; what comes after it is the next tick's.
-    seen: Option<Reading>,
+    seen: Option<ServiceSignals>,
     /// The weights since then.
     in_force: InForce,
     judgement: Option<Judgement>,
@@ -55,7 +46,7 @@ struct InForce {
 #[derive(Serialize, Deserialize)]
 struct Stored {
     /// `None` where counting has still to begin.
-    seen: Option<Reading>,
+    seen: Option<ServiceSignals>,
     /// Lowest and highest mean weight since, in hundredths of a percent.
     weight: (u16, u16),
     /// The same of any shard.
@@ -65,7 +56,7 @@ struct Stored {
 /// The same to be written, without a copy.
 #[derive(Serialize)]
 struct StoredBy<'a> {
-    seen: Option<&'a Reading>,
+    seen: Option<&'a ServiceSignals>,
     weight: (u16, u16),
     shards: (u16, u16),
 }
@@ -141,16 +132,30 @@ impl Analysis {
         self.in_force = self.in_force.or(InForce::of(weights));
     }
 
-    /// What is to be said with this reading; `None` where nothing is counted of the service.
-    pub(super) fn look(&mut self, reading: Option<Reading>, weights: &Weights, elapsed: Duration) -> &Judgement {
+    /// What is to be said with this reading, cumulative; `None` where nothing is counted of the service.
+    pub(super) fn look(
+        &mut self,
+        reading: Option<&ServiceSignals>,
+        weights: &Weights,
+        elapsed: Duration,
+    ) -> &Judgement {
         self.is_blind = reading.is_none();
         let judgement = match reading {
             None => Judgement::NotYet(NotYet::default()),
             Some(reading) => {
-                let judgement = self.take_in(&reading, elapsed);
-                // Where nothing came, what is stored is as good: the time in between says nothing of v2.
-                self.is_unsaved |= self.seen.as_ref() != Some(&reading);
-                self.seen = Some(reading);
+                let judgement = self.take_in(reading, elapsed);
+                match &mut self.seen {
+                    // Where nothing came, what is stored is as good: the time in between says nothing of v2.
+                    Some(seen) if seen == reading => {}
+                    Some(seen) => {
+                        seen.clone_from(reading);
+                        self.is_unsaved = true;
+                    }
+                    None => {
+                        self.seen = Some(reading.clone());
+                        self.is_unsaved = true;
+                    }
+                }
                 self.in_force = InForce::of(weights);
                 judgement
             }
@@ -159,21 +164,18 @@ impl Analysis {
     }
 
     /// The first reading is only where counting begins: it holds what came before the release.
-    fn take_in(&mut self, reading: &Reading, elapsed: Duration) -> Judgement {
+    fn take_in(&mut self, now: &ServiceSignals, elapsed: Duration) -> Judgement {
         let InForce { mean: weight, shards } = self.in_force;
-        let Some(seen) = &self.seen else {
+        let Some(before) = &self.seen else {
             self.judge.pass(elapsed, weight);
             return self.judge.judgement();
         };
-        let (now, before) = (&reading.signals, &seen.signals);
         let backends = now.backends.iter().enumerate();
         let backends: Vec<(SocketAddr, Counts)> = backends
             .map(|(place, (address, counts))| (*address, counts_since(place, *address, *counts, before)))
             .collect();
-        let unweighted =
-            (grown(reading.unweighted.0, seen.unweighted.0), grown(reading.unweighted.1, seen.unweighted.1));
         let (v1, v2): (Signals, Signals) = (now.v1.since(&before.v1), now.v2.since(&before.v2));
-        self.judge.tick(&Tick { elapsed, weight, shards, v1: &v1, v2: &v2, unweighted, backends: &backends })
+        self.judge.tick(&Tick { elapsed, weight, shards, v1: &v1, v2: &v2, backends: &backends })
     }
 
     /// Whether nothing is counted of the service that could be judged.
@@ -207,11 +209,6 @@ impl Analysis {
     }
 }
 
-/// A counter that has fallen was reset: what it holds has come since.
-fn grown(now: u64, before: u64) -> u64 {
-    now.checked_sub(before).unwrap_or(now)
-}
-
 /// Of the backend at a place in the list, which mostly is the former list's, too.
 fn counts_since(place: usize, address: SocketAddr, counts: Counts, before: &ServiceSignals) -> Counts {
     let is_same = |former: &&(SocketAddr, Counts)| former.0 == address;
@@ -223,13 +220,14 @@ fn counts_since(place: usize, address: SocketAddr, counts: Counts, before: &Serv
 mod tests {
     use super::*;
 
-    fn reading(flows: u64) -> Reading {
-        let mut reading = Reading { signals: ServiceSignals::default(), unweighted: (0, flows / 10) };
+    fn reading(flows: u64) -> ServiceSignals {
+        let mut reading = ServiceSignals::default();
         let backend = "10.0.2.10:8080".parse().expect("an address");
-        reading.signals.v1.counts.flows = 9 * flows;
-        reading.signals.v1.handshake.record_us(250, 9 * flows);
-        reading.signals.v2.counts.flows = flows;
-        reading.signals.backends = vec![(backend, reading.signals.v2.counts)];
+        reading.v1.counts.flows = 9 * flows;
+        reading.v1.handshake.record_us(250, 9 * flows);
+        reading.v2.counts.flows = flows;
+        reading.v2.counts.unweighted = flows / 10;
+        reading.backends = vec![(backend, reading.v2.counts)];
         reading
     }
 
@@ -240,7 +238,7 @@ mod tests {
         let mut analysis = Analysis::new(config, &weights(1000));
         assert_eq!(analysis.take_unsaved(), None, "there is nothing to save");
         for flows in [1000, 1100] {
-            analysis.look(Some(reading(flows)), &weights(1000), Duration::from_secs(1));
+            analysis.look(Some(&reading(flows)), &weights(1000), Duration::from_secs(1));
         }
         analysis.weights_changed(&weights(2000));
         let text = analysis.take_unsaved().expect("something");
@@ -252,7 +250,7 @@ mod tests {
         let between = (weights(1000).mean(), weights(2000).mean());
         assert_eq!(restored.in_force, InForce { mean: between, shards: between });
         // Nothing new is nothing to save.
-        analysis.look(Some(reading(1100)), &weights(2000), Duration::from_secs(1));
+        analysis.look(Some(&reading(1100)), &weights(2000), Duration::from_secs(1));
         assert_eq!(analysis.take_unsaved(), None);
 
         let other = JudgeConfig { margin: 3.0, ..config };
@@ -264,7 +262,7 @@ mod tests {
         let mut restored = Analysis::restored(config, &text, &weights(0)).expect("as written");
         analysis.judge.taken_over();
         assert_eq!((&restored.judge, &restored.seen), (&analysis.judge, &None), "nor are the last one's weights lost");
-        restored.look(Some(reading(1200)), &weights(0), Duration::from_secs(1));
+        restored.look(Some(&reading(1200)), &weights(0), Duration::from_secs(1));
         assert!(restored.is_first_unsaved(), "where counting has begun");
     }
 
@@ -273,9 +271,9 @@ mod tests {
         let mut analysis = Analysis::new(JudgeConfig::default(), &weights(&[1000]));
         analysis.begin_anew(&weights(&[1000]));
         let mut bad = reading(1100);
-        bad.signals.v2.counts.refused = 100;
+        bad.v2.counts.refused = 100;
         for reading in [reading(1000), bad] {
-            analysis.look(Some(reading), &weights(&[1000]), Duration::from_secs(1));
+            analysis.look(Some(&reading), &weights(&[1000]), Duration::from_secs(1));
         }
         match &analysis.judgement {
             Some(Judgement::Harmful(evidence)) => assert_eq!((evidence.e2, evidence.lately), (100, None)),
@@ -290,7 +288,7 @@ mod tests {
     /// A service whose connections are reset five seconds after they began, one in so many.
     struct Scene {
         analysis: Analysis,
-        reading: Reading,
+        reading: ServiceSignals,
         /// Of v1 and v2, by the second.
         flows: Vec<(u64, u64)>,
         one_in: (u64, u64),
@@ -299,7 +297,7 @@ mod tests {
     impl Scene {
         fn new(first: &Weights) -> Self {
             let config = JudgeConfig { correlated: false, ..JudgeConfig::default() };
-            let reading = Reading { signals: ServiceSignals::default(), unweighted: (0, 0) };
+            let reading = ServiceSignals::default();
             Self { analysis: Analysis::new(config, first), reading, flows: Vec::new(), one_in: (100, 100) }
         }
 
@@ -307,7 +305,7 @@ mod tests {
         fn count(&mut self, n1: u64, n2: u64) {
             self.flows.push((n1, n2));
             let (then1, then2) = self.flows.len().checked_sub(6).map_or((0, 0), |then| self.flows[then]);
-            let ServiceSignals { v1, v2, .. } = &mut self.reading.signals;
+            let ServiceSignals { v1, v2, .. } = &mut self.reading;
             v1.counts.flows += n1;
             v2.counts.flows += n2;
             v1.counts.server_resets += then1 / self.one_in.0;
@@ -317,7 +315,7 @@ mod tests {
         /// The same, looked at.
         fn look(&mut self, weights: &Weights, n1: u64, n2: u64) -> Judgement {
             self.count(n1, n2);
-            self.analysis.look(Some(self.reading.clone()), weights, Duration::from_secs(1)).clone()
+            self.analysis.look(Some(&self.reading), weights, Duration::from_secs(1)).clone()
         }
     }
 

@@ -48,6 +48,8 @@ pub(super) struct Agent<K> {
     last_read: Option<Instant>,
     flows: Vec<FlowReading>,
     next_sweep: Instant,
+    /// Whether the last turn left the rest of its work to this one.
+    is_put_off: bool,
     /// Whether next hops are kept fresh.
     has_next_hops: bool,
     last_tick: SystemTime,
@@ -65,6 +67,7 @@ impl<K: Kernel> Agent<K> {
             last_read: None,
             flows: Vec::new(),
             next_sweep: now,
+            is_put_off: false,
             has_next_hops: false,
             last_tick: SystemTime::now(),
         }
@@ -76,6 +79,11 @@ impl<K: Kernel> Agent<K> {
         self.turn_trace(now);
         self.last_tick = SystemTime::now();
         self.lend();
+        // A look is enough for one turn, for commands wait for its end; where each turn has one, every other does it all.
+        self.is_put_off = self.releases.take_looked() && !self.is_put_off;
+        if self.is_put_off {
+            return;
+        }
         self.sweep(now);
         if self.last_read.is_none_or(|last| now.duration_since(last) >= READ_EVERY)
             && let Err(error) = self.read(now)
@@ -235,7 +243,10 @@ mod tests {
         },
     };
 
-    use grayxdp_common::layout::FuseTally;
+    use grayxdp_common::{
+        ids::Version,
+        layout::{FlowState, FuseTally},
+    };
 
     use super::*;
     use crate::{
@@ -285,6 +296,25 @@ mod tests {
         let status = agent.status(start + Duration::from_secs(3600)).expect("a status");
         assert_eq!((status.services[0].schedule.elapsed_s, status.services[0].weight), (1.1, 0.0));
         assert_eq!(status.services[0].schedule.next_in_s, Some(8.9));
+    }
+
+    #[test]
+    fn flows_are_swept_and_counters_read_also_where_every_turn_has_a_look() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let start = Instant::now();
+        let mut agent = agent(directory.path(), start);
+        let reading = FlowReading {
+            service: 0,
+            version: Version::V1,
+            address: "10.0.0.1:80".parse().expect("an address"),
+            flows: [1; FlowState::ALL.len()],
+        };
+        agent.releases.kernel_mut().flows = vec![reading];
+        agent.command(&command(Event::Start), start).expect("started");
+        for turn in 1..=3 {
+            agent.tick(start + turn * Duration::from_secs(1));
+        }
+        assert!(!agent.flows.is_empty() && agent.last_read >= Some(start + Duration::from_secs(1)));
     }
 
     #[test]

@@ -264,8 +264,8 @@ impl Kernel for FakeKernel {
         self.down.iter().filter(|(of, _)| *of == service).map(|(_, address)| *address).collect()
     }
 
-    fn signals(&mut self) -> Result<Vec<ServiceSignals>, KernelError> {
-        self.signals.clone().ok_or_else(|| refusal("read signals"))
+    fn signals(&mut self) -> Result<Vec<&ServiceSignals>, KernelError> {
+        self.signals.as_ref().map(|all| all.iter().collect()).ok_or_else(|| refusal("read signals"))
     }
 
     fn signal_readings(&mut self) -> &SignalReadings {

@@ -57,20 +57,28 @@ impl Journal {
 
     /// Writes after the deed; what cannot be written now waits.
     pub(super) fn write(&mut self, entry: Entry) {
-        self.write_all(vec![entry]);
+        self.note(entry);
+        self.write_noted();
     }
 
-    /// The same, all in one transaction.
-    pub(super) fn write_all(&mut self, entries: Vec<Entry>) {
-        for entry in entries {
-            // Of moments that only passed the last one is enough.
-            self.waiting.retain(|waiting| waiting.decision.is_some() || waiting.service != entry.service);
-            self.waiting.push_back(entry);
+    /// Takes down what is written with the next thing that is, or by [`Self::write_noted`]: many in one transaction cost
+    /// little more than one. What a judge had seen at an earlier moment goes along with it, unless it has its own.
+    pub(super) fn note(&mut self, mut entry: Entry) {
+        let last = self.waiting.iter().rposition(|waiting| waiting.service == entry.service);
+        // Of moments that only passed the last one is enough.
+        if let Some(place) = last.filter(|&place| self.waiting[place].decision.is_none()) {
+            let past = self.waiting.remove(place).and_then(|past| past.analysis);
+            entry.analysis = entry.analysis.or(past);
         }
+        self.waiting.push_back(entry);
         while self.waiting.len() > WAITING_MAX {
             self.waiting.pop_front();
         }
-        if self.fault.is_none() {
+    }
+
+    /// Writes what was noted, in one transaction.
+    pub(super) fn write_noted(&mut self) {
+        if self.fault.is_none() && !self.waiting.is_empty() {
             // The fault is kept and logged.
             let _ = self.flush();
         }
@@ -121,5 +129,58 @@ impl Journal {
             }
         }
         written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::{break_store, entry, mend_store};
+
+    fn with_analysis(mut entry: Entry, analysis: &str) -> Entry {
+        entry.analysis = Some(analysis.to_owned());
+        entry
+    }
+
+    fn events(journal: &Journal) -> Vec<String> {
+        let asked = Asked { service: None, after: 0, count_max: 10 };
+        let recorded = journal.decisions(asked).expect("readable");
+        recorded.into_iter().rev().map(|one| format!("{} {}", one.service, one.decision.event)).collect()
+    }
+
+    #[test]
+    fn what_is_noted_is_written_together_and_the_last_moment_of_each_service_with_what_its_judge_saw() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut journal = Journal::new(Store::open(&directory.path().join("state.db")).expect("a new store"));
+        journal.note(with_analysis(entry("web", 1000, None), "seen"));
+        journal.note(entry("dns", 1000, None));
+        journal.note(entry("web", 2000, None));
+        assert_eq!(journal.release("web").expect("readable"), None, "nothing is written yet");
+        journal.write_noted();
+        for (service, weight, analysis) in [("web", 2000, Some("seen")), ("dns", 1000, None)] {
+            let expected = entry(service, weight, None).stored;
+            assert_eq!(journal.release(service).expect("readable"), Some(expected), "{service}");
+            assert_eq!(journal.analysis(service).expect("readable").as_deref(), analysis, "{service}");
+        }
+    }
+
+    #[test]
+    fn decisions_wait_in_the_order_in_which_they_were_made() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut journal = Journal::new(Store::open(&directory.path().join("state.db")).expect("a new store"));
+        break_store(directory.path());
+        journal.write(with_analysis(entry("web", 1000, None), "seen"));
+        assert!(journal.fault().is_some() && journal.fault_for("web").is_none(), "only time has passed");
+        journal.write(entry("dns", 100, Some("first")));
+        journal.write(entry("web", 2000, Some("second")));
+        journal.write(with_analysis(entry("web", 2000, None), "seen more"));
+        journal.write(entry("dns", 200, Some("third")));
+        journal.write(entry("web", 2000, None));
+        assert!(journal.fault_for("web").is_some());
+        mend_store(directory.path());
+        journal.close().expect("it can be written again");
+        assert_eq!(events(&journal), ["dns first", "web second", "dns third"]);
+        assert_eq!(journal.analysis("web").expect("readable").as_deref(), Some("seen more"));
+        assert_eq!((journal.fault(), journal.fault_for("web")), (None, None));
     }
 }

@@ -57,7 +57,7 @@ pub(super) trait Kernel: Insight {
     fn found_down(&self, service: usize) -> Vec<SocketAddr>;
     /// What was counted of each service since its counters were made; a service of which nothing is counted that could be
     /// judged is left out.
-    fn signals(&mut self) -> Result<Vec<ServiceSignals>, KernelError>;
+    fn signals(&mut self) -> Result<Vec<&ServiceSignals>, KernelError>;
     /// See [`DataPlane::signals`]: all of it, for metrics.
     fn signal_readings(&mut self) -> &SignalReadings;
     /// See [`DataPlane::fuse`].
@@ -131,10 +131,10 @@ impl Kernel for DataPlane {
         self.found_down(service)
     }
 
-    fn signals(&mut self) -> Result<Vec<ServiceSignals>, KernelError> {
+    fn signals(&mut self) -> Result<Vec<&ServiceSignals>, KernelError> {
         let services = DataPlane::signals(self).services.iter();
         // Of datagrams that only come, nothing tells good from bad.
-        Ok(services.filter(|signals| signals.sight != Sight::ClientDatagrams).cloned().collect())
+        Ok(services.filter(|signals| signals.sight != Sight::ClientDatagrams).collect())
     }
 
     fn signal_readings(&mut self) -> &SignalReadings {

@@ -336,9 +336,15 @@ impl<K: Kernel> Releases<K> {
     }
 
     fn save(&mut self, index: usize) {
+        self.note(index);
+        self.journal.write_noted();
+    }
+
+    /// Where it stands is to be stored, with others.
+    fn note(&mut self, index: usize) {
         let release = self.release(index).clone();
         let entry = self.entry(index, &release, &release, None);
-        self.journal.write(entry);
+        self.journal.note(entry);
         self.standings[index].unsaved = Duration::ZERO;
     }
 
@@ -353,7 +359,7 @@ impl<K: Kernel> Releases<K> {
         for index in 0..self.services.len() {
             let release = self.release(index).clone();
             let entry = self.entry(index, &release, &release, Some(cause.by(rule)));
-            self.journal.write(entry);
+            self.journal.note(entry);
         }
         let closed = self.journal.close();
         (self.kernel, closed)

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use grayxdp_common::{
     histogram::{HISTOGRAM_BUCKETS, bucket_of, lower_bound_us},
-    layout::{OVERDUE_US, Signal},
+    layout::{OVERDUE_US, Signal, Timing},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -29,6 +29,12 @@ macro_rules! counts {
             #[must_use]
             pub const fn plus(self, other: &Self) -> Self {
                 Self { $($name: self.$name.wrapping_add(other.$name),)+ }
+            }
+
+            /// What a sum becomes when one of what it sums goes from here to there.
+            #[must_use]
+            pub const fn moved(self, from: &Self, to: &Self) -> Self {
+                Self { $($name: self.$name.wrapping_add(to.$name.wrapping_sub(from.$name)),)+ }
             }
 
             /// What has come since an earlier reading; `None` where some count has fallen, for it was reset.
@@ -94,6 +100,8 @@ counts! {
     overdue_gone,
     /// Of those that might still get one, those that did: they are in `responses` and the histogram, too.
     overdue_answered,
+    /// Of the flows, those that no weight sent there: a pin did, or that the other version had no live backend.
+    unweighted,
 }
 
 impl Counts {
@@ -139,9 +147,20 @@ const fn is_zero(count: &u64) -> bool {
 }
 
 /// Times in log-linear buckets; see [`grayxdp_common::histogram`].
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub struct Histogram {
     buckets: Box<[u64; HISTOGRAM_BUCKETS]>,
+}
+
+impl Clone for Histogram {
+    fn clone(&self) -> Self {
+        Self { buckets: self.buckets.clone() }
+    }
+
+    /// In place: readings are copied each second.
+    fn clone_from(&mut self, source: &Self) {
+        self.buckets.clone_from(&source.buckets);
+    }
 }
 
 impl Default for Histogram {
@@ -272,7 +291,7 @@ impl From<GroupCounts> for (u64, u64) {
 }
 
 /// All that is known of a version or a backend.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Signals {
     /// Counts.
     pub counts: Counts,
@@ -288,7 +307,42 @@ pub struct Signals {
     pub groups: Vec<GroupCounts>,
 }
 
+impl Clone for Signals {
+    fn clone(&self) -> Self {
+        let Self { counts, handshake, first_response, later_response, duration, groups } = self;
+        Self {
+            counts: *counts,
+            handshake: handshake.clone(),
+            first_response: first_response.clone(),
+            later_response: later_response.clone(),
+            duration: duration.clone(),
+            groups: groups.clone(),
+        }
+    }
+
+    /// In place; see [`Histogram`].
+    fn clone_from(&mut self, source: &Self) {
+        let Self { counts, handshake, first_response, later_response, duration, groups } = self;
+        *counts = source.counts;
+        handshake.clone_from(&source.handshake);
+        first_response.clone_from(&source.first_response);
+        later_response.clone_from(&source.later_response);
+        duration.clone_from(&source.duration);
+        groups.clone_from(&source.groups);
+    }
+}
+
 impl Signals {
+    /// By [`Timing`].
+    pub(crate) fn histograms(&self) -> [&Histogram; Timing::ALL.len()] {
+        [&self.handshake, &self.first_response, &self.later_response, &self.duration]
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn histograms_mut(&mut self) -> [&mut Histogram; Timing::ALL.len()] {
+        [&mut self.handshake, &mut self.first_response, &mut self.later_response, &mut self.duration]
+    }
+
     /// Adds another reading: of another backend, host or span.
     pub fn add(&mut self, other: &Self) {
         self.counts = self.counts.plus(&other.counts);
@@ -365,19 +419,20 @@ impl Sight {
             Self::ClientSegments => matches!(
                 signal,
                 Signal::Flows
+                    | Signal::Unweighted
                     | Signal::Established
                     | Signal::Unanswered
                     | Signal::ClientResets
                     | Signal::Closes
                     | Signal::SynRetransmissions
             ),
-            Self::ClientDatagrams => matches!(signal, Signal::Flows),
+            Self::ClientDatagrams => matches!(signal, Signal::Flows | Signal::Unweighted),
         }
     }
 }
 
 /// What the kernel counted for a service since its counters were made.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ServiceSignals {
     /// Index into the config's services.
     pub service: usize,
@@ -390,6 +445,22 @@ pub struct ServiceSignals {
     pub v2: Signals,
     /// Of each of v2's backends; may be empty.
     pub backends: Vec<(SocketAddr, Counts)>,
+}
+
+impl Clone for ServiceSignals {
+    fn clone(&self) -> Self {
+        let Self { service, sight, v1, v2, backends } = self;
+        Self { service: *service, sight: *sight, v1: v1.clone(), v2: v2.clone(), backends: backends.clone() }
+    }
+
+    /// In place; see [`Histogram`].
+    fn clone_from(&mut self, source: &Self) {
+        let Self { service, sight, v1, v2, backends } = self;
+        (*service, *sight) = (source.service, source.sight);
+        v1.clone_from(&source.v1);
+        v2.clone_from(&source.v2);
+        backends.clone_from(&source.backends);
+    }
 }
 
 #[cfg(test)]

@@ -218,41 +218,57 @@ impl FlowTable {
     /// that it was owed; and those that go. And of turns that wait for their answers.
     pub(super) fn sweep(&self, now_tick: u16, watch: &impl Watch) -> Census {
         let mut census = Census::default();
-        // First, so that what is freed now stays so until the next sweep; see `forget_freed`.
-        self.forget_freed();
-        for (index, (owner, seen)) in (0..).zip(self.entries()) {
-            let found = owner.load(Ordering::Acquire);
-            let Some(backend) = FlowOwner(found).backend() else { continue };
-            let seen = FlowSeen::from_word(seen.load(Ordering::Acquire));
-            let is_left = || seen.is_closed_unanswered(now_tick, PATIENCE_TICKS) && watch.is_answer_owed(backend);
-            if !seen.is_expired(now_tick, &watch.limits(backend)) {
-                census.count(backend, seen.state());
-                let fault = if seen.is_unanswered() && watch.is_handshake_overdue(index) {
-                    Some(Signal::Unanswered)
-                } else {
-                    is_left().then_some(Signal::ClosedUnanswered)
-                };
-                if let Some(signal) = fault
-                    && self.mark_fault(index, seen.backend)
-                {
-                    watch.tell(index, backend, signal);
-                }
-            } else if free(owner, found) {
-                census.expired += 1;
-                if let Some(signal) = if is_left() { Some(Signal::ClosedUnanswered) } else { loss(&seen) } {
-                    watch.tell(index, backend, signal);
-                }
-            } else {
-                // Another flow has just begun there; the next sweep sees it.
-                census.live += 1;
-                continue;
-            }
-            // Of datagrams nobody knows which need an answer, unless that is looked into.
-            if seen.is_waiting() && (seen.kind & FLOW_UDP == 0 || watch.is_answer_owed(backend)) {
-                watch.tell_waiting(index, backend, seen.state() == FlowState::Closing);
+        let mut entries = (0..).zip(self.entries());
+        for first in (0..self.buckets.len() as usize).step_by(2) {
+            // First, so that what is freed now stays so until the next sweep.
+            self.forget_freed(first);
+            self.forget_freed(first + 1);
+            for (index, words) in entries.by_ref().take(2 * FLOW_ENTRIES_PER_BUCKET) {
+                self.look_at(index, words, now_tick, watch, &mut census);
             }
         }
         census
+    }
+
+    /// Sweeps one entry.
+    fn look_at(
+        &self,
+        index: u32,
+        (owner, seen): (&AtomicU64, &AtomicU64),
+        now_tick: u16,
+        watch: &impl Watch,
+        census: &mut Census,
+    ) {
+        let found = owner.load(Ordering::Acquire);
+        let Some(backend) = FlowOwner(found).backend() else { return };
+        let seen = FlowSeen::from_word(seen.load(Ordering::Acquire));
+        let is_left = || seen.is_closed_unanswered(now_tick, PATIENCE_TICKS) && watch.is_answer_owed(backend);
+        if !seen.is_expired(now_tick, &watch.limits(backend)) {
+            census.count(backend, seen.state());
+            let fault = if seen.is_unanswered() && watch.is_handshake_overdue(index) {
+                Some(Signal::Unanswered)
+            } else {
+                is_left().then_some(Signal::ClosedUnanswered)
+            };
+            if let Some(signal) = fault
+                && self.mark_fault(index, seen.backend)
+            {
+                watch.tell(index, backend, signal);
+            }
+        } else if free(owner, found) {
+            census.expired += 1;
+            if let Some(signal) = if is_left() { Some(Signal::ClosedUnanswered) } else { loss(&seen) } {
+                watch.tell(index, backend, signal);
+            }
+        } else {
+            // Another flow has just begun there; the next sweep sees it.
+            census.live += 1;
+            return;
+        }
+        // Of datagrams nobody knows which need an answer, unless that is looked into.
+        if seen.is_waiting() && (seen.kind & FLOW_UDP == 0 || watch.is_answer_owed(backend)) {
+            watch.tell_waiting(index, backend, seen.state() == FlowState::Closing);
+        }
     }
 
     /// Notes that a flow has been counted as an error for what its backend has not sent; `false` where it has sent something
@@ -263,13 +279,13 @@ impl FlowTable {
         byte.is_some_and(|byte| byte.compare_exchange(found, marked, Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
 
-    /// Turns entries that are free into empty ones where the second bucket holds no flow of theirs, so that packets need not
-    /// look there.
+    /// Turns a bucket's entries that are free into empty ones where the second bucket holds no flow of theirs, so that packets
+    /// need not look there.
     ///
     /// A flow goes to the second bucket only where the first has no free entry, and what is free here has been so since the
     /// last sweep. Should one have come there all the same between the look and the store, the entry is made a freed one
     /// again; later than that, its packets go by hash.
-    fn forget_freed(&self) {
+    fn forget_freed(&self, bucket: usize) {
         let words = self.buckets.words();
         let of = |bucket: usize| {
             let first = bucket * FLOW_ENTRIES_PER_BUCKET * 2;
@@ -280,15 +296,13 @@ impl FlowTable {
         let swap = |owner: &AtomicU64, from: FlowOwner, to: FlowOwner| {
             owner.compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
-        for bucket in 0..self.buckets.len() as usize {
-            let freed = |owner: &&AtomicU64| owner.load(Ordering::Acquire) == FlowOwner::FREED.0;
-            if !of(bucket).any(|owner| freed(&owner)) || has_strangers(bucket ^ 1) {
-                continue;
-            }
-            for owner in of(bucket).filter(freed) {
-                if swap(owner, FlowOwner::FREED, FlowOwner::EMPTY) && has_strangers(bucket ^ 1) {
-                    swap(owner, FlowOwner::EMPTY, FlowOwner::FREED);
-                }
+        let freed = |owner: &&AtomicU64| owner.load(Ordering::Acquire) == FlowOwner::FREED.0;
+        if !of(bucket).any(|owner| freed(&owner)) || has_strangers(bucket ^ 1) {
+            return;
+        }
+        for owner in of(bucket).filter(freed) {
+            if swap(owner, FlowOwner::FREED, FlowOwner::EMPTY) && has_strangers(bucket ^ 1) {
+                swap(owner, FlowOwner::EMPTY, FlowOwner::FREED);
             }
         }
     }

@@ -226,6 +226,15 @@ impl Inventory {
     pub(super) fn service_index(&self, id: ServiceId) -> Option<usize> {
         self.services.iter().position(|slot| slot.id == id)
     }
+
+    /// The same, for who asks for every backend: by the number that backends name.
+    pub(super) fn service_indices(&self) -> HashMap<u16, usize> {
+        self.services
+            .iter()
+            .zip(0..)
+            .filter_map(|(slot, index)| Some((u16::try_from(slot.id.0).ok()?, index)))
+            .collect()
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@
 use aya::{
     Ebpf,
     maps::{
-        Array, DevMapHash, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie, lpm_trie::LpmTrie,
+        Array, DevMapHash, IterableMap as _, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, lpm_trie,
+        lpm_trie::LpmTrie,
     },
 };
 use grayxdp_common::{
@@ -23,7 +24,7 @@ use grayxdp_common::{
 };
 
 use super::{
-    KernelError,
+    KernelError, batch,
     flows::FlowTable,
     fuses::Fuses,
     grace::Grace,
@@ -281,10 +282,9 @@ impl Maps {
         self.counters.set(id.raw().into(), zero, 0).map_err(KernelError::map("reset a backend's counters"))
     }
 
-    /// Counters of a backend, summed over the CPUs.
-    pub(super) fn counters(&self, id: BackendId) -> Result<BackendCounters, KernelError> {
-        let values = self.counters.get(&id.raw().into(), 0).map_err(KernelError::map("read a backend's counters"))?;
-        Ok(values.iter().fold(BackendCounters::default(), |sum, &one| sum.plus(one)))
+    /// Counters of the backends of all numbers below `end`, by number, summed over the CPUs.
+    pub(super) fn counters(&self, end: u32) -> Result<Vec<BackendCounters>, KernelError> {
+        batch::sums("read the backends' counters", self.counters.map(), end, BackendCounters::plus)
     }
 
     /// Packets by verdict, summed over the CPUs.

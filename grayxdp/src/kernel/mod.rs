@@ -6,6 +6,7 @@
 //! the links to it ([`DataPlane::attach`]). Up to that moment nothing that packets read has changed.
 
 mod attach;
+mod batch;
 #[cfg(feature = "bench")]
 mod bench;
 mod entries;

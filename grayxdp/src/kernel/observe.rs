@@ -10,14 +10,16 @@ use aya::programs::{TestRun as _, TestRunOptions};
 use grayxdp_common::{
     ids::{BackendId, ServiceId, Version},
     layout::{BackendCounters, BackendEntry, FLOW_SEVER, FlowHash, FlowState, IdleTicks, NO_SERVICE, Signal},
-    limits::{BACKENDS_MAX, FLOW_ENTRIES_PER_BUCKET},
+    limits::FLOW_ENTRIES_PER_BUCKET,
     verdict::Verdict,
 };
 
 use super::{
     Census, DataPlane, Flow, KernelError, TraceEvents, entries,
     flows::{Record, Watch, duration_of, now_ns, now_tick},
-    idle_ticks, load,
+    idle_ticks,
+    inventory::BackendSlot,
+    load,
     signals::{Moment, SignalMaps},
 };
 use crate::config::Observe;
@@ -67,16 +69,34 @@ pub(super) struct Sweep {
 struct SignalWatch<'a> {
     signals: &'a SignalMaps,
     moment: Moment,
-    /// By backend.
-    limits: Vec<IdleTicks>,
     default: IdleTicks,
-    /// The backends whose flows are watched for signals, and whether their clients are owed an answer.
-    watched: HashMap<BackendId, (BackendEntry, bool)>,
+    /// By number.
+    subjects: Vec<Subject>,
+}
+
+/// How a sweep looks at a backend's flows.
+#[derive(Clone, Copy)]
+struct Subject {
+    limits: IdleTicks,
+    /// Where they are watched for signals: the backend.
+    watched: Option<BackendEntry>,
+    /// Whether a client that has sent something is owed an answer, by the protocol: of one that nobody knows, who can say?
+    is_answer_owed: bool,
+}
+
+impl SignalWatch<'_> {
+    fn subject(&self, backend: BackendId) -> Option<&Subject> {
+        self.subjects.get(usize::from(backend.raw()))
+    }
+
+    fn watched(&self, backend: BackendId) -> Option<&BackendEntry> {
+        self.subject(backend)?.watched.as_ref()
+    }
 }
 
 impl Watch for SignalWatch<'_> {
     fn limits(&self, backend: BackendId) -> IdleTicks {
-        self.limits.get(usize::from(backend.raw())).copied().unwrap_or(self.default)
+        self.subject(backend).map_or(self.default, |subject| subject.limits)
     }
 
     fn is_handshake_overdue(&self, entry: u32) -> bool {
@@ -84,17 +104,17 @@ impl Watch for SignalWatch<'_> {
     }
 
     fn is_answer_owed(&self, backend: BackendId) -> bool {
-        self.watched.get(&backend).is_some_and(|(_, is_owed)| *is_owed)
+        self.subject(backend).is_some_and(|subject| subject.is_answer_owed)
     }
 
     fn tell(&self, entry: u32, backend: BackendId, error: Signal) {
-        if let Some((of, _)) = self.watched.get(&backend) {
+        if let Some(of) = self.watched(backend) {
             self.signals.count_error(entry, backend, of, error);
         }
     }
 
     fn tell_waiting(&self, entry: u32, backend: BackendId, is_over: bool) {
-        if self.watched.contains_key(&backend) && self.signals.mark_overdue(entry, &self.moment) {
+        if self.watched(backend).is_some() && self.signals.mark_overdue(entry, &self.moment) {
             let signal = if is_over { Signal::OverdueGone } else { Signal::OverdueWaiting };
             self.signals.count_found(backend, signal);
         }
@@ -107,15 +127,16 @@ impl DataPlane {
     /// # Errors
     /// Where a map cannot be read.
     pub fn backend_readings(&self) -> Result<Vec<BackendReading>, KernelError> {
-        let read = |slot: &super::inventory::BackendSlot| {
-            Ok(BackendReading {
-                service: slot.service,
-                version: slot.version,
-                address: slot.setup.address,
-                counters: self.maps.counters(slot.id)?,
-            })
+        let backends = &self.blueprint.inventory.backends;
+        let end = backends.iter().map(|slot| u32::from(slot.id.raw()) + 1).max().unwrap_or(0);
+        let counters = self.maps.counters(end)?;
+        let read = |slot: &BackendSlot| BackendReading {
+            service: slot.service,
+            version: slot.version,
+            address: slot.setup.address,
+            counters: counters.get(usize::from(slot.id.raw())).copied().unwrap_or_default(),
         };
-        self.blueprint.inventory.backends.iter().map(read).collect()
+        Ok(backends.iter().map(read).collect())
     }
 
     /// How many packets ended in which way.
@@ -138,13 +159,8 @@ impl DataPlane {
     pub fn sweep(&mut self) -> &Census {
         let moment = Moment::new(now_ns());
         let began = Instant::now();
-        let watch = SignalWatch {
-            signals: &self.maps.signals,
-            moment,
-            limits: self.idle_limits(),
-            default: self.setup.idle,
-            watched: self.blueprint.inventory.entries().filter_map(|(id, entry)| self.watched(id, entry)).collect(),
-        };
+        let watch =
+            SignalWatch { signals: &self.maps.signals, moment, default: self.setup.idle, subjects: self.subjects() };
         let census = self.maps.flows.sweep(now_tick(), &watch);
         &self.last_sweep.insert(Sweep { began, census }).census
     }
@@ -152,37 +168,34 @@ impl DataPlane {
     /// What the last sweep counted for every backend of the services, those that left included; nothing before the first.
     pub fn flow_readings(&self) -> Vec<FlowReading> {
         let Some(Sweep { census, .. }) = &self.last_sweep else { return Vec::new() };
-        let reading = |service: usize, (id, version, address)| FlowReading {
-            service,
-            version,
-            address,
-            flows: FlowState::ALL.map(|state| census.active(id, state)),
+        let services = self.blueprint.inventory.service_indices();
+        let reading = |(id, entry): (BackendId, BackendEntry)| {
+            Some(FlowReading {
+                service: *services.get(&entry.service)?,
+                version: version_of(&entry),
+                address: entries::address_of(&entry),
+                flows: FlowState::ALL.map(|state| census.active(id, state)),
+            })
         };
-        let services = 0..self.setup.services.len();
-        services
-            .flat_map(|service| self.backends(service).into_iter().map(move |each| reading(service, each)))
-            .collect()
+        self.blueprint.inventory.entries().filter_map(reading).collect()
     }
 
-    /// A backend whose flows are watched for signals, and whether a client that has sent something is owed an answer, by the
-    /// protocol: of one that nobody knows, who can say?
-    fn watched(&self, id: BackendId, entry: BackendEntry) -> Option<(BackendId, (BackendEntry, bool))> {
-        let index = self.blueprint.inventory.service_index(ServiceId(entry.service.into()))?;
-        let signals = self.setup.services.get(index)?.signals;
-        signals.enabled.then_some((id, (entry, signals.observe != Observe::None)))
-    }
-
-    /// By backend: a UDP conversation's limit is its service's own.
-    fn idle_limits(&self) -> Vec<IdleTicks> {
-        let mut limits = vec![self.setup.idle; BACKENDS_MAX as usize];
-        for (id, entry) in self.blueprint.inventory.entries() {
-            let service = self.blueprint.inventory.service_index(ServiceId(entry.service.into()));
-            let udp = service.and_then(|index| self.setup.services.get(index)).map(|service| service.udp_idle);
-            if let Some((limits, udp)) = limits.get_mut(usize::from(id.raw())).zip(udp) {
-                limits.udp = idle_ticks(udp);
+    /// How a sweep looks at each backend's flows, by number. A UDP conversation's limit is its service's own.
+    fn subjects(&self) -> Vec<Subject> {
+        let inventory = &self.blueprint.inventory;
+        let end = inventory.entries().map(|(id, _)| usize::from(id.raw()) + 1).max().unwrap_or(0);
+        let nobody = Subject { limits: self.setup.idle, watched: None, is_answer_owed: false };
+        let mut subjects = vec![nobody; end];
+        let services = inventory.service_indices();
+        for (id, entry) in inventory.entries() {
+            let service = services.get(&entry.service).and_then(|&index| self.setup.services.get(index));
+            if let Some((subject, service)) = subjects.get_mut(usize::from(id.raw())).zip(service) {
+                subject.limits.udp = idle_ticks(service.udp_idle);
+                subject.watched = service.signals.enabled.then_some(entry);
+                subject.is_answer_owed = service.signals.enabled && service.signals.observe != Observe::None;
             }
         }
-        limits
+        subjects
     }
 
     /// Ends the flows of these backends: TCP connections are reset with their next packets, UDP conversations are chosen

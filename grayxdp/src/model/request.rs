@@ -85,7 +85,7 @@ fn begin(
     if !segment.is_reset() {
         let is_one_sided = matches!(mode, Some(ForwardMode::Dsr | ForwardMode::Ipip { .. }));
         let flow = Flow::new(choice.backend, segment, is_one_sided, arrival.now);
-        signals::entered(model, key, flow, segment);
+        signals::entered(model, key, flow, segment, choice.is_pinned || choice.is_fallback);
     } else if is_full_nat {
         // Nothing is kept for a reset, so no source port can be.
         return Err(Verdict::DroppedNoSourcePort);

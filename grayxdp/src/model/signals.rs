@@ -19,7 +19,7 @@ pub(super) fn payload<'a>(frame: &'a [u8], ip: &Ip, segment: &Segment) -> &'a [u
 }
 
 /// A flow gets its entry, maybe a former one's.
-pub(super) fn entered(model: &mut Model, key: Key, mut flow: Flow, segment: &Segment) {
+pub(super) fn entered(model: &mut Model, key: Key, mut flow: Flow, segment: &Segment, is_unweighted: bool) {
     let former = model.flows.by_key.remove(&key);
     let is_again =
         segment.is_syn() && former.as_ref().is_some_and(|f| f.backend == flow.backend && !f.is_udp && f.waits());
@@ -35,6 +35,7 @@ pub(super) fn entered(model: &mut Model, key: Key, mut flow: Flow, segment: &Seg
             flow.signs.turns = [u64::from(asks), 0];
             model.signals_of(flow.backend, |counts| {
                 counts.flows += 1;
+                counts.unweighted += u64::from(is_unweighted);
                 counts.requests += u64::from(asks);
             });
         }

@@ -69,7 +69,6 @@ pub fn run(scenario: &Scenario<'_>, number: u32) -> Run {
             shards: (weight, weight),
             v1,
             v2,
-            unweighted: (0, 0),
             backends: &[],
         });
         // The figures are for people; they are worked out where the verdict is another.

@@ -23,15 +23,8 @@ fn harmful(model: &TrafficModel, judge: JudgeConfig, weight: u16, seconds: u32, 
         let mut judge = Judge::new(judge);
         let is_found = |_: &u32| {
             let (v1, v2) = stream.next(SECOND, f64::from(weight.hundredths()) / 1e4);
-            let tick = Tick {
-                elapsed: SECOND,
-                weight: (weight, weight),
-                shards: (weight, weight),
-                v1,
-                v2,
-                unweighted: (0, 0),
-                backends: &[],
-            };
+            let tick =
+                Tick { elapsed: SECOND, weight: (weight, weight), shards: (weight, weight), v1, v2, backends: &[] };
             judge.absorb(&tick);
             judge.verdict() == Verdict::Harmful
         };

@@ -375,4 +375,4 @@ fn unix_milliseconds(moment: SystemTime) -> i64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

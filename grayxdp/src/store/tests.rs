@@ -11,7 +11,7 @@ fn weight(hundredths: u16) -> Weight {
     Weight::from_hundredths(hundredths).expect("in range")
 }
 
-fn entry(service: &str, hundredths: u16, event: Option<&str>) -> Entry {
+pub(crate) fn entry(service: &str, hundredths: u16, event: Option<&str>) -> Entry {
     Entry {
         service: service.to_owned(),
         stored: StoredRelease {
@@ -43,6 +43,23 @@ fn entry(service: &str, hundredths: u16, event: Option<&str>) -> Entry {
         }),
         analysis: None,
     }
+}
+
+/// From now on nothing can be written, as on a full disk.
+pub(crate) fn break_store(directory: &Path) {
+    let connection = Connection::open(directory.join("state.db")).expect("the store's file");
+    let fail = "BEGIN SELECT RAISE(ABORT, 'disk full'); END";
+    connection
+        .execute_batch(&format!(
+            "CREATE TRIGGER full_insert BEFORE INSERT ON releases {fail};
+             CREATE TRIGGER full_update BEFORE UPDATE ON releases {fail};"
+        ))
+        .expect("triggers");
+}
+
+pub(crate) fn mend_store(directory: &Path) {
+    let connection = Connection::open(directory.join("state.db")).expect("the store's file");
+    connection.execute_batch("DROP TRIGGER full_insert; DROP TRIGGER full_update;").expect("triggers");
 }
 
 const fn of_web(count_max: u32) -> Asked<'static> {

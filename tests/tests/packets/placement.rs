@@ -1,6 +1,9 @@
 //! Where clients are placed: the kernel against the same arithmetic in userspace, client by client.
 
-use std::net::IpAddr;
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use grayxdp_common::{
     hash::key_hash,
@@ -8,6 +11,7 @@ use grayxdp_common::{
     layout::KEY_CONNECTION,
     weight::Weight,
 };
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::fixture::{Bench, Frame, Kind, backend, ip, request, with_bench};
 
@@ -91,6 +95,47 @@ fn a_pool_shares_connections_by_its_backends_weights() {
         for (count, share) in counts.into_iter().zip([0.25, 0.25, 0.5_f64]) {
             let sigma = (4_000.0 * share * (1.0 - share)).sqrt();
             assert!((f64::from(count) - 4_000.0 * share).abs() < 4.0 * sigma + 40.0, "{counts:?}");
+        }
+    });
+}
+
+#[test]
+fn of_hundreds_of_backends_each_has_counters_of_its_own_from_all_cpus() {
+    let pool = |network: u8| -> String {
+        let backend = |nth: u8| format!("{{ address = \"10.77.{network}.{nth}:9000\" }}");
+        (1..=250).map(backend).collect::<Vec<_>>().join(", ")
+    };
+    let service = |id: u8, network: u8| {
+        let [v1, v2] = [pool(network), pool(network + 1)];
+        format!(
+            "[[service]]\nname = \"pool{id}\"\nvip = \"203.0.113.12\"\nport = {}\nprotocol = \"tcp\"\nkey = \"connection\"\n\
+             hash_seed = \"packets\"\nv1 = {{ backends = [{v1}] }}\nv2 = {{ backends = [{v2}] }}\n",
+            80 + u16::from(id)
+        )
+    };
+    let services: String = (0..2).map(|id| service(id, 10 + 2 * id)).collect();
+    with_bench("many", &services, |bench| {
+        let mut expected: HashMap<SocketAddr, u64> = HashMap::new();
+        for id in 0..2 {
+            bench.set_weight(&format!("pool{id}"), 5_000);
+        }
+        let all = sched_getaffinity(None).expect("this thread's CPUs");
+        let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| all.is_set(cpu)).collect();
+        for (number, cpu) in (0..2_000).zip(cpus.iter().cycle()) {
+            let mut only = CpuSet::new();
+            only.set(*cpu);
+            sched_setaffinity(None, &only).expect("a CPU of this process");
+            let port = 80 + u16::try_from(number % 2).expect("small");
+            let sent = Frame { destination: (ip("203.0.113.12"), port), ..client(number) };
+            let packet = bench.run(&sent.bytes()).1.packet;
+            let address: [u8; 4] = packet[30..34].try_into().expect("four bytes");
+            *expected.entry(SocketAddr::from((address, 9000))).or_default() += 1;
+        }
+        let readings = bench.plane.backend_readings().expect("readable");
+        assert!(readings.len() > 1_000 && expected.len() > 500, "{} of {}", expected.len(), readings.len());
+        for reading in readings {
+            let expected = expected.get(&reading.address).copied().unwrap_or(0);
+            assert_eq!(reading.counters.new_flows, expected, "{}", reading.address);
         }
     });
 }

@@ -6,9 +6,9 @@ use etherparse::{Icmpv4Type, PacketBuilder, icmpv4::DestUnreachableHeader};
 use grayxdp::{
     config::Observe,
     decide::signals::{Counts, ServiceSignals, Signals},
-    kernel::Setup,
+    kernel::{PinRules, Setup, Standing},
 };
-use grayxdp_common::verdict::Verdict;
+use grayxdp_common::{ids::Version, verdict::Verdict};
 
 use crate::fixture::{Bench, Frame, Kind, backend, request, with_bench, with_setup};
 
@@ -404,6 +404,43 @@ fn a_dns_response_code_tells_an_answer_from_a_failure() {
         let over_tcp: [&'static [u8]; 2] =
             [b"\0\x0c\x12\x34\x81\x82\0\x01\0\0\0\0\0\0", b"\0\x0c\x12\x34\x81\x80\0\x01\0\0\0\0\0\0"];
         assert_eq!(answers(bench, "tcp4", 1, &over_tcp), [1, 0, 1, 0, 2]);
+    });
+}
+
+#[test]
+fn flows_that_no_weight_placed_are_counted_beside_the_others() {
+    let canary = |setup: &mut Setup| setup.services[0].canary_port = Some(8888);
+    with_setup("unweighted", "", canary, |bench| {
+        let connect = |bench: &mut Bench, client_port: u16, port: u16| -> [(u64, u64); 2] {
+            let before = bench.plane.signals().services[0].clone();
+            let syn = request("tcp4", Syn, client_port);
+            let syn = Frame { destination: (syn.destination.0, port), ..syn };
+            let ack = Frame { kind: Ack, ..syn };
+            for packet in [syn, syn, ack] {
+                assert_eq!(bench.run(&packet.bytes()).0, Verdict::ForwardedOtherInterface);
+            }
+            let now = &bench.plane.signals().services[0];
+            [now.v1.since(&before.v1), now.v2.since(&before.v2)].map(|s| (s.counts.flows, s.counts.unweighted))
+        };
+        let none = (0, 0);
+        for (client_port, weight, port, expected) in [
+            (1, 0, 80, [(1, 0), none]),
+            (2, 10_000, 80, [none, (1, 0)]),
+            (3, 0, 8888, [none, (1, 1)]),
+            (4, 10_000, 8888, [none, (1, 1)]),
+        ] {
+            bench.set_weight("tcp4", weight);
+            assert_eq!(connect(bench, client_port, port), expected, "port {port} at {weight}");
+        }
+        // All have this code point; who has no pin goes by weight.
+        bench.plane.set_pins(0, PinRules { networks: Vec::new(), dscp: vec![(0, Version::V1)] }).expect("taken");
+        assert_eq!(connect(bench, 5, 80), [(1, 1), none], "pinned");
+        bench.plane.set_pins(0, PinRules::default()).expect("taken");
+        assert_eq!(connect(bench, 6, 80), [none, (1, 0)], "no longer pinned");
+        let mut pools = Setup::from(&bench.config).services[0].pools.clone();
+        pools[1][0].standing = Standing::Down;
+        bench.plane.set_backends(0, pools).expect("taken");
+        assert_eq!(connect(bench, 7, 80), [(1, 1), none], "v2 has no live backend");
     });
 }
 

@@ -36,7 +36,6 @@ pub(crate) fn tick_ms() -> Result<f64> {
                 shards: (weight, weight),
                 v1: &v1,
                 v2: &v2,
-                unweighted: (0, 0),
                 backends: &backends,
             };
             let before = cpu_ms();

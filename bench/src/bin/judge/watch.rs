@@ -52,15 +52,8 @@ impl Watch<'_> {
                 e2: v2.counts.transport_errors() as f64,
             };
             if found[0].is_none() {
-                let tick = Tick {
-                    elapsed: SECOND,
-                    weight: (weight, weight),
-                    shards: (weight, weight),
-                    v1,
-                    v2,
-                    unweighted: (0, 0),
-                    backends: &[],
-                };
+                let tick =
+                    Tick { elapsed: SECOND, weight: (weight, weight), shards: (weight, weight), v1, v2, backends: &[] };
                 judge.absorb(&tick);
                 found[0] = (judge.verdict() == Verdict::Harmful).then_some(second);
             }

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use proptest::prelude::*;
-use rusqlite::Connection;
 
 use super::*;
 use crate::{
     agent::fake_kernel::{Dies, FakeKernel, config},
     decide::controller::{External, Outside},
+    store::tests::{break_store, mend_store},
 };
 
 const WEB: usize = 0;
@@ -41,23 +41,6 @@ pub(super) fn killed(directory: &Path, releases: Releases<FakeKernel>) -> Releas
     let pinned: Vec<_> = releases.kernel.weights.iter().cloned().map(Some).collect();
     drop(releases);
     agent(directory, FakeKernel::with_pinned(&pinned))
-}
-
-/// From now on nothing can be written, as on a full disk.
-pub(super) fn break_store(directory: &Path) {
-    let connection = Connection::open(directory.join("state.db")).expect("the store's file");
-    let fail = "BEGIN SELECT RAISE(ABORT, 'disk full'); END";
-    connection
-        .execute_batch(&format!(
-            "CREATE TRIGGER full_insert BEFORE INSERT ON releases {fail};
-             CREATE TRIGGER full_update BEFORE UPDATE ON releases {fail};"
-        ))
-        .expect("triggers");
-}
-
-pub(super) fn mend_store(directory: &Path) {
-    let connection = Connection::open(directory.join("state.db")).expect("the store's file");
-    connection.execute_batch("DROP TRIGGER full_insert; DROP TRIGGER full_update;").expect("triggers");
 }
 
 fn stored(directory: &Path, service: &str) -> Release {

@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use super::{Cause, CommandError, Releases, Standing};
 use crate::{
-    agent::{analysis::Reading, kernel::Kernel},
+    agent::kernel::Kernel,
     decide::{
         controller::{self, Event, Release, Rule},
         evidence::Evidence,
-        signals::ServiceSignals,
     },
-    kernel::{BackendReading, KernelError},
     store::Entry,
 };
-use grayxdp_common::{ids::Version, layout::FuseTally};
+use grayxdp_common::layout::FuseTally;
 
 /// While something of a release passes it is stored at least this often.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -21,7 +19,7 @@ const SAVE_EVERY: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// After so many looks what a judge has seen is stored, for each service in its turn; with each decision, too.
-const LOOKS_A_SAVE: usize = 5;
+const LOOKS_A_SAVE: usize = 10;
 
 /// When the judges look again, and what keeps them from it.
 #[derive(Debug, Default)]
@@ -32,6 +30,8 @@ pub(super) struct Looks {
     unread: Duration,
     /// How many there were.
     count: usize,
+    /// Whether there was one since somebody asked.
+    has_been: bool,
     complaint: Option<String>,
 }
 
@@ -56,6 +56,12 @@ impl<K: Kernel> Releases<K> {
         for index in 0..self.services.len() {
             self.advance_one(index, passed);
         }
+        self.journal.write_noted();
+    }
+
+    /// Whether judges have looked since this was asked last.
+    pub(in crate::agent) fn take_looked(&mut self) -> bool {
+        std::mem::take(&mut self.looks.has_been)
     }
 
     /// A fuse that has blown stays so until it is armed again: also one that blew while no agent was there is heard of. Done
@@ -102,8 +108,16 @@ impl<K: Kernel> Releases<K> {
             self.looks.unread = Duration::ZERO;
             return;
         }
-        let (mut signals, counters) = match self.readings() {
-            Ok(readings) => readings,
+        self.looks.has_been = true;
+        let elapsed = elapsed + self.looks.unread;
+        match self.kernel.signals() {
+            Ok(signals) => {
+                for &index in &judged {
+                    let Standing { analysis, release, .. } = &mut self.standings[index];
+                    let reading = signals.iter().find(|signals| signals.service == index);
+                    analysis.look(reading.copied(), &release.weights, elapsed);
+                }
+            }
             Err(error) => {
                 let complaint = error.to_string();
                 if self.looks.complaint.as_ref() != Some(&complaint) {
@@ -112,38 +126,27 @@ impl<K: Kernel> Releases<K> {
                     );
                     self.looks.complaint = Some(complaint);
                 }
-                self.looks.unread += elapsed;
+                self.looks.unread = elapsed;
                 return;
             }
-        };
+        }
+        self.looks.unread = Duration::ZERO;
         if self.looks.complaint.take().is_some() {
             tracing::info!("signals_read_again");
         }
-        let elapsed = elapsed + std::mem::take(&mut self.looks.unread);
-        let unweighted = unweighted(&counters, self.services.len());
-        let mut unsaved = Vec::new();
         for index in judged {
-            let found = signals.iter().position(|each| each.service == index).map(|place| signals.swap_remove(place));
-            let unweighted = unweighted.get(index).copied().unwrap_or_default();
-            let reading = found.map(|signals| Reading { signals, unweighted });
-            let weights = self.release(index).weights.clone();
-            let judgement = self.standings[index].analysis.look(reading, &weights, elapsed).clone();
-            self.observe(index, Event::Judged(judgement));
+            if let Some(judgement) = self.judgement(index).cloned() {
+                self.observe(index, Event::Judged(judgement));
+            }
             // What is not stored yet is read again, all in one, by an agent that comes after a kill.
             let analysis = &mut self.standings[index].analysis;
             let is_due = (self.looks.count + index).is_multiple_of(LOOKS_A_SAVE) || analysis.is_first_unsaved();
             if let Some(state) = is_due.then(|| analysis.take_unsaved()).flatten() {
                 let release = self.release(index).clone();
-                unsaved.push(Entry { analysis: Some(state), ..self.entry(index, &release, &release, None) });
+                let entry = self.entry(index, &release, &release, None);
+                self.journal.note(Entry { analysis: Some(state), ..entry });
             }
         }
-        if !unsaved.is_empty() {
-            self.journal.write_all(unsaved);
-        }
-    }
-
-    fn readings(&mut self) -> Result<(Vec<ServiceSignals>, Vec<BackendReading>), KernelError> {
-        Ok((self.kernel.signals()?, self.kernel.backend_readings()?))
     }
 
     /// Something was found out about a release: whatever follows from it is done when this returns, or is tried again.
@@ -224,7 +227,7 @@ impl<K: Kernel> Releases<K> {
             standing.unsaved = standing.unsaved.saturating_add(passed);
         }
         if standing.unsaved >= SAVE_EVERY {
-            self.save(index);
+            self.note(index);
         }
     }
 
@@ -266,17 +269,6 @@ fn evidence_of(FuseTally { flows: [n1, n2], failures: [e1, e2] }: FuseTally, bud
         backend: None,
         lately: None,
     }
-}
-
-/// New flows of v1 and of v2 that went where they did by a pin, or for want of a live backend; by service.
-fn unweighted(counters: &[BackendReading], services: usize) -> Vec<(u64, u64)> {
-    let mut sums = vec![(0, 0); services];
-    for BackendReading { service, version, counters, .. } in counters {
-        let Some((v1, v2)) = sums.get_mut(*service) else { continue };
-        let sum: &mut u64 = if *version == Version::V2 { v2 } else { v1 };
-        *sum += counters.pinned_flows + counters.fallback_flows;
-    }
-    sums
 }
 
 #[cfg(test)]

@@ -64,9 +64,6 @@ pub struct Tick<'a> {
     pub v1: &'a Signals,
     /// What v2's signals have grown by.
     pub v2: &'a Signals,
-    /// New flows of v1 and of v2 that no weight placed: pinned ones, those of the canary port, those whose version had no
-    /// backend.
-    pub unweighted: (u64, u64),
     /// What the counts of each of v2's backends have grown by; may be empty.
     pub backends: &'a [(SocketAddr, Counts)],
 }
@@ -143,7 +140,7 @@ impl Judge {
 
     /// Takes in what came since the last look.
     pub fn absorb(&mut self, tick: &Tick<'_>) {
-        let Tick { elapsed, weight, shards, v1, v2, unweighted, backends } = *tick;
+        let Tick { elapsed, weight, shards, v1, v2, backends } = *tick;
         let weight = shares(weight);
         let of_shards = shares(shards);
         let of_shards = (of_shards.0.min(weight.0), of_shards.1.max(weight.1));
@@ -170,8 +167,8 @@ impl Judge {
             limit.absorb(v1, v2, of_errors, cap);
         }
         let of_flows = if self.config.correlated { self.groups.of_flows() } else { 1.0 };
-        let placed = (n1.saturating_sub(unweighted.0), n2.saturating_sub(unweighted.1));
-        self.share.absorb(placed.0, placed.1, of_shards, of_flows, cap);
+        let weighted = |signals: &Signals| signals.counts.flows.saturating_sub(signals.counts.unweighted);
+        self.share.absorb(weighted(v1), weighted(v2), of_shards, of_flows, cap);
         let log_limit = self.log_limit();
         let errors = |signals: &Signals| Kind::Errors.counts(&signals.counts);
         let answers = |signals: &Signals| Kind::Answers.counts(&signals.counts);

@@ -30,7 +30,7 @@ fn refused(flows: u64, refused: u64) -> Signals {
 
 fn tick<'a>(weight: u16, v1: &'a Signals, v2: &'a Signals) -> Tick<'a> {
     let weight = (percent(weight), percent(weight));
-    Tick { elapsed: SECOND, weight, shards: weight, v1, v2, unweighted: (0, 0), backends: &[] }
+    Tick { elapsed: SECOND, weight, shards: weight, v1, v2, backends: &[] }
 }
 
 /// What is said after so many ticks that are all alike, and in which one something else was said for the first time.
@@ -322,8 +322,9 @@ fn a_share_that_is_not_the_weight_cannot_be_trusted_but_pinned_connections_can()
     let found = evidence(judge.judgement());
     assert!((found.value - 0.2).abs() < 1e-9 && (found.limit - 0.1).abs() < 1e-9, "{found:?}");
     let mut judge = Judge::new(CONFIG);
-    let pinned = Tick { unweighted: (0, 111), ..tick(10, &v1, &v2) };
-    assert_ne!(after(&mut judge, 30, &pinned), Verdict::Untrusted);
+    let mut pinned = v2.clone();
+    pinned.counts.unweighted = 111;
+    assert_ne!(after(&mut judge, 30, &tick(10, &v1, &pinned)), Verdict::Untrusted);
 }
 
 /// Errors are seen ten seconds after their connections began, while the weight goes up, or down.

@@ -1,13 +1,24 @@
 //! Rows without a kernel: sums, what becomes of those who leave, and what a new agent takes over.
 
+use std::collections::HashSet;
+
 use grayxdp_common::{
-    histogram::bucket_of,
+    histogram::{HISTOGRAM_BUCKETS, bucket_of},
     ids::Be16,
-    layout::{Address, Endpoint},
+    layout::{Address, BUCKETS_PER_LINE, CLIENT_GROUPS, Endpoint, SIGNAL_SLOTS, Timing},
 };
 
-use super::*;
-use crate::kernel::inventory::ServiceSlot;
+use super::{
+    rows::{Sinks, TIMES, counts},
+    *,
+};
+use crate::{
+    decide::signals::{GroupCounts, Signals},
+    kernel::{
+        BackendSetup, Standing,
+        inventory::{BackendSlot, Inventory, Numbered, ServiceSlot},
+    },
+};
 
 const SHAPE: Shape = Shape { stripes: 2, rows: 8, services: 2 };
 
@@ -73,12 +84,59 @@ fn stripes_are_added() {
     assert_eq!((sum.handshake.buckets()[bucket_of(10)], sum.duration.count()), (2, 0));
     assert_eq!(sum.handshake.buckets()[HISTOGRAM_BUCKETS - 1], 1);
     // Read in place, once and again.
-    let mut read = Signals::default();
-    rows.read_into(SHAPE.rows_of(id(3)), &mut read);
-    assert_eq!(read, sum);
+    let (mut read, mut both) = (Signals::default(), sum.clone());
+    let mut read_again = |rows: &Rows| {
+        let places = Sinks { signals: &mut read, sum: &mut both };
+        rows.read_into(SHAPE.rows_of(id(3)), &rows.counts(SHAPE.rows_of(id(3))), places);
+        (read.clone(), both.clone())
+    };
+    let (read, both) = read_again(&rows);
+    assert_eq!((read, both.counts.flows, both.handshake.count()), (sum.clone(), 16, 8));
     count(&rows, 1, id(3), 4, &[10, 5_000]);
-    rows.read_into(SHAPE.rows_of(id(3)), &mut read);
+    let (read, both) = read_again(&rows);
     assert_eq!(read, signals(&rows, SHAPE.rows_of(id(3))));
+    assert_eq!((both.counts.flows, both.handshake.count()), (20, 10));
+}
+
+/// Backends of two services whose counts grow, who change their version, and who leave.
+#[test]
+fn a_versions_sums_are_those_of_its_backends_and_of_former_ones() {
+    let rows = rows(SHAPE);
+    let mut cache = SignalCache::default();
+    let mut backends: Vec<_> = (1..8)
+        .map(|raw| (id(raw), entry(1, u16::from(raw > 4), if raw % 2 == 0 { Version::V2 } else { Version::V1 })))
+        .collect();
+    let mut read = [[Signals::default(), Signals::default()], [Signals::default(), Signals::default()]];
+    for round in 0..40_u32 {
+        let nth = round as usize * 5 % backends.len();
+        for (busy, (id, _)) in backends.iter().enumerate().filter(|(busy, _)| *busy == nth || round % 3 == 0) {
+            count(&rows, round % 2, *id, u64::from(round) + 1, &[round * 40, 10_000 >> busy]);
+        }
+        let (id, entry) = backends[nth];
+        if round % 7 == 6 {
+            rows.retire(id, Some(&entry));
+            backends[nth].1.version = if version_of(&entry) == Version::V1 { Version::V2 } else { Version::V1 } as u8;
+        } else if round % 11 == 10 {
+            rows.retire(id, Some(&entry));
+            backends.remove(nth);
+        }
+        let inventory = Inventory { retired: backends.clone(), ..Inventory::default() };
+        let moved = cache.refresh(&rows, &inventory);
+        for number in (0..2).filter(|number| moved.as_ref().is_none_or(|moved| moved.contains(number))) {
+            for version in Version::ALL {
+                let sums = &mut read[usize::from(number)][version as usize];
+                cache.version(&rows, number, version, sums);
+                let is_its =
+                    |(_, entry): &&(BackendId, BackendEntry)| entry.service == number && version_of(entry) == version;
+                let mut expected = past(&rows, number.into(), version);
+                backends.iter().filter(is_its).for_each(|(id, _)| expected.add(&signals(&rows, SHAPE.rows_of(*id))));
+                expected.groups.resize(CLIENT_GROUPS, GroupCounts::default());
+                assert_eq!(*sums, expected, "round {round}, service {number}, {version:?}");
+            }
+        }
+    }
+    let flows: u64 = read.iter().flatten().map(|signals| signals.counts.flows).sum();
+    assert!(flows > 1_000 && backends.len() < 6, "{flows} {}", backends.len());
 }
 
 #[test]
@@ -195,6 +253,35 @@ fn a_new_agent_goes_on_where_the_last_one_ended_whatever_the_shape() {
 }
 
 #[test]
+fn who_left_is_named_no_more_even_if_it_was_the_last_one() {
+    let rows = rows(SHAPE);
+    let slot = |raw: u8| BackendSlot {
+        id: id(raw.into()),
+        service: 0,
+        version: Version::V2,
+        setup: BackendSetup {
+            address: std::net::SocketAddr::from(([10, 0, 0, raw], 80)),
+            weight: 1,
+            standing: Standing::Serving,
+        },
+        entry: entry(raw, 0, Version::V2),
+    };
+    let mut inventory = Inventory { backends: vec![slot(1), slot(2)], ..Inventory::default() };
+    count(&rows, 0, id(1), 3, &[]);
+    count(&rows, 0, id(2), 4, &[]);
+    let mut cache = SignalCache::default();
+    assert_eq!(cache.refresh(&rows, &inventory), None, "all is new");
+    assert_eq!(cache.refresh(&rows, &inventory), Some(HashSet::new()), "nothing has moved");
+    inventory.retired = inventory.backends.drain(1..).map(|slot| (slot.id, slot.entry)).collect();
+    assert_eq!(cache.refresh(&rows, &inventory), None);
+    let addresses: Vec<_> = cache.readings.backends.iter().map(|backend| backend.address.to_string()).collect();
+    assert_eq!(addresses, ["10.0.0.1:80"]);
+    let mut v2 = Signals::default();
+    cache.version(&rows, 0, Version::V2, &mut v2);
+    assert_eq!(v2.counts.flows, 7, "what it had counted stays its version's");
+}
+
+#[test]
 fn counts_have_the_names_of_their_signals() {
     let mut slots = [0; SIGNAL_SLOTS];
     for (slot, value) in slots.iter_mut().zip(1..) {
@@ -205,40 +292,4 @@ fn counts_have_the_names_of_their_signals() {
     for ((name, value), (signal, expected)) in named.into_iter().zip(Signal::ALL.into_iter().zip(1..)) {
         assert_eq!((name, value), (signal.name(), expected));
     }
-}
-
-/// Of this thread.
-fn cpu_time() -> std::time::Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    now.try_into().expect("not before zero")
-}
-
-/// Shows what a reading costs where everything moves and where nothing does: `--release … --nocapture`.
-#[test]
-#[expect(clippy::print_stdout, reason = "it is there to be read")]
-#[ignore = "a measurement"]
-fn reading_costs() {
-    const BACKENDS: u16 = 4095;
-    let shape = Shape { stripes: 2, rows: BACKENDS + 1, services: 100 };
-    let rows = rows(shape);
-    let of = |raw: u16| (id(raw), entry(0, raw % 100, if raw % 200 < 100 { Version::V1 } else { Version::V2 }));
-    let inventory = Inventory { retired: (1..=BACKENDS).map(of).collect(), ..Inventory::default() };
-    let mut cache = SignalCache::default();
-    let mut read = |what: &str| {
-        let began = cpu_time();
-        let moved = cache.refresh(&rows, &inventory);
-        let services = (0..100).filter(|service| moved.as_ref().is_none_or(|moved| moved.contains(service)));
-        let sums = cache.versions(&rows, services);
-        let flows: u64 = sums.values().flatten().map(|signals| signals.counts.flows).sum();
-        println!("{what}: {:?} of CPU, {flows} flows", cpu_time() - began);
-    };
-    let times: Vec<u32> = (0..200).map(|nth| 200 + nth * 40).collect();
-    let move_all = || (1..=BACKENDS).for_each(|raw| (0..2).for_each(|stripe| count(&rows, stripe, id(raw), 3, &times)));
-    move_all();
-    read("first");
-    move_all();
-    read("all moved");
-    read("none moved");
-    count(&rows, 0, id(7), 1, &times);
-    read("one moved");
 }

@@ -6,10 +6,13 @@ use super::*;
 use crate::{
     agent::{
         fake_kernel::{FakeKernel, config},
-        releases::tests::{break_store, killed, mend_store, new_agent},
+        releases::tests::{killed, new_agent},
     },
     decide::{controller::Event, settings::BackendSetting},
-    store::Store,
+    store::{
+        Store,
+        tests::{break_store, mend_store},
+    },
 };
 
 const WEB: usize = 0;

@@ -1,22 +1,25 @@
 //! The whole loop on a fake kernel: what it counts goes to the judge, what that says to the controller, and what becomes of
 //! it to the kernel's weights and the store.
 
-use std::{net::SocketAddr, path::Path};
+use std::path::Path;
 
 use super::*;
 use crate::{
     agent::{
         fake_kernel::{FakeKernel, config},
-        releases::tests::{break_store, killed, mend_store, new_agent},
+        releases::tests::{killed, new_agent},
     },
-    config::{OnRollback, ServiceConfig},
+    config::OnRollback,
     decide::{
         controller::{Decision, OnDeadline, OnFailure, State},
         evidence::Judgement,
-        signals::{Counts, GroupCounts, Signals},
+        signals::{Counts, ServiceSignals, Signals},
         weights::Weights,
     },
-    store::{Asked, Store},
+    store::{
+        Asked, Store,
+        tests::{break_store, mend_store},
+    },
 };
 
 const WEB: usize = 0;
@@ -325,70 +328,6 @@ fn what_was_stored_under_another_config_begins_anew() {
     run(&mut releases, 1, EQUAL);
     let evidence = releases.judgement(WEB).and_then(Judgement::evidence);
     assert!(evidence.is_none_or(|evidence| evidence.n1 < 20 * RATE), "{evidence:?}");
-}
-
-/// `cargo test --release -p grayxdp --lib looking_costs -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-#[expect(clippy::print_stdout, reason = "it is there to be read")]
-fn looking_costs() {
-    const SERVICES: usize = 100;
-    const BACKENDS: usize = 50;
-    let directory = tempfile::tempdir().expect("a directory");
-    let config = config(directory.path());
-    let web = config.services[WEB].clone();
-    let services = (0..SERVICES).map(|index| ServiceConfig { name: format!("web-{index}"), ..web.clone() });
-    let store = Store::open(&config.agent.state).expect("a store");
-    let mut releases = Releases::new(services.collect(), FakeKernel::with_pinned(&vec![None; SERVICES]), store);
-    releases.take_over().expect("taken over");
-    let signals = |service: usize, round: u64| {
-        let mut of_version =
-            Signals { groups: vec![GroupCounts { flows: round, errors: 0 }; 256], ..Signals::default() };
-        of_version.counts = Counts { flows: 1000 * round, established: 1000 * round, ..Counts::default() };
-        for us in 0..300 {
-            of_version.handshake.record_us(us * 97, round);
-            of_version.first_response.record_us(us * 997, round);
-        }
-        let backend = |index: usize| {
-            let address = SocketAddr::from(([10, 0, 2, u8::try_from(index).expect("few")], 80));
-            (address, Counts { flows: 20 * round, established: 20 * round, ..Counts::default() })
-        };
-        ServiceSignals {
-            service,
-            v1: of_version.clone(),
-            v2: of_version,
-            backends: (0..BACKENDS).map(backend).collect(),
-            ..ServiceSignals::default()
-        }
-    };
-    for index in 0..SERVICES {
-        releases.command(&format!("web-{index}"), Event::Start, PERSON).expect("started");
-    }
-    let mut took = Vec::new();
-    for round in 1..30 {
-        releases.kernel.signals = Some((0..SERVICES).map(|service| signals(service, round)).collect());
-        let began = cpu_time();
-        releases.look();
-        took.push(cpu_time() - began);
-    }
-    took.sort_unstable();
-    let bytes = Store::open(&config.agent.state)
-        .expect("a store")
-        .analysis("web-0")
-        .expect("readable")
-        .map_or(0, |text| text.len());
-    println!(
-        "a look at {SERVICES} services of {BACKENDS} backends: median {:?} of CPU, at most {:?}, {bytes} bytes stored for \
-         each",
-        took[took.len() / 2],
-        took[took.len() - 1]
-    );
-}
-
-/// Of this thread: what others do with the machine does not count.
-fn cpu_time() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    now.try_into().expect("not before zero")
 }
 
 #[test]
