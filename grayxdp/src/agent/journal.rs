@@ -19,6 +19,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 pub(super) struct Journal {
     store: Store,
     waiting: VecDeque<Entry>,
+    is_in_turn: bool,
     fault: Option<Fault>,
 }
 
@@ -26,11 +27,13 @@ pub(super) struct Journal {
 struct Fault {
     message: String,
     retry_in: Duration,
+    /// Whether it showed in the turn under way: who waits for a lock waits once in a turn, not once for each service.
+    is_of_this_turn: bool,
 }
 
 impl Journal {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, waiting: VecDeque::new(), fault: None }
+        Self { store, waiting: VecDeque::new(), is_in_turn: false, fault: None }
     }
 
     pub(super) fn release(&self, service: &str) -> Result<Option<StoredRelease>, StoreError> {
@@ -38,7 +41,13 @@ impl Journal {
     }
 
     /// Writes before the deed; on an error the deed must not be done, and nothing of the entry is left.
+    ///
+    /// # Errors
+    /// Where it cannot be written, or something else could not in the same turn.
     pub(super) fn write_ahead(&mut self, entry: Entry) -> Result<(), StoreError> {
+        if let Some(fault) = self.fault.as_ref().filter(|fault| fault.is_of_this_turn) {
+            return Err(StoreError::StillNot { reason: fault.message.clone() });
+        }
         self.waiting.push_back(entry);
         let written = self.flush();
         if written.is_err() {
@@ -61,7 +70,27 @@ impl Journal {
         self.write_noted();
     }
 
-    /// Takes down what is written with the next thing that is, or by [`Self::write_noted`]: many in one transaction cost
+    /// A turn begins, so much time after the last one: what waits is tried again when that is due.
+    pub(super) fn begin_turn(&mut self, passed: Duration) {
+        self.is_in_turn = true;
+        let Some(fault) = &mut self.fault else { return };
+        fault.retry_in = fault.retry_in.saturating_sub(passed);
+        if fault.retry_in.is_zero() {
+            // The fault is kept and logged.
+            let _ = self.flush();
+        }
+    }
+
+    /// The turn is over: what was noted is written.
+    pub(super) fn end_turn(&mut self) {
+        self.write_noted();
+        self.is_in_turn = false;
+        if let Some(fault) = &mut self.fault {
+            fault.is_of_this_turn = false;
+        }
+    }
+
+    /// Takes down what is written with the next thing that is, at the turn's end at the latest: many in one transaction cost
     /// little more than one. What a judge had seen at an earlier moment goes along with it, unless it has its own.
     pub(super) fn note(&mut self, mut entry: Entry) {
         let last = self.waiting.iter().rposition(|waiting| waiting.service == entry.service);
@@ -80,15 +109,6 @@ impl Journal {
     pub(super) fn write_noted(&mut self) {
         if self.fault.is_none() && !self.waiting.is_empty() {
             // The fault is kept and logged.
-            let _ = self.flush();
-        }
-    }
-
-    /// Tries again what waits, after some time has passed.
-    pub(super) fn retry(&mut self, passed: Duration) {
-        let Some(fault) = &mut self.fault else { return };
-        fault.retry_in = fault.retry_in.saturating_sub(passed);
-        if fault.retry_in.is_zero() {
             let _ = self.flush();
         }
     }
@@ -125,7 +145,7 @@ impl Journal {
                         "store_failed: {message}. Traffic goes on; weights can be lowered, but not raised until it works again"
                     );
                 }
-                self.fault = Some(Fault { message, retry_in: RETRY_AFTER });
+                self.fault = Some(Fault { message, retry_in: RETRY_AFTER, is_of_this_turn: self.is_in_turn });
             }
         }
         written
@@ -162,6 +182,21 @@ mod tests {
             assert_eq!(journal.release(service).expect("readable"), Some(expected), "{service}");
             assert_eq!(journal.analysis(service).expect("readable").as_deref(), analysis, "{service}");
         }
+    }
+
+    #[test]
+    fn a_disk_that_failed_is_not_tried_again_in_the_same_turn_but_for_a_person_after_it() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut journal = Journal::new(Store::open(&directory.path().join("state.db")).expect("a new store"));
+        journal.begin_turn(Duration::ZERO);
+        break_store(directory.path());
+        let first = journal.write_ahead(entry("web", 1000, Some("raise"))).expect_err("it is full");
+        mend_store(directory.path());
+        let second = journal.write_ahead(entry("dns", 1000, Some("raise"))).expect_err("not in this turn");
+        assert_eq!(first.to_string(), second.to_string());
+        journal.end_turn();
+        journal.write_ahead(entry("dns", 1000, Some("set-weight"))).expect("it can be written again");
+        assert_eq!((journal.fault(), events(&journal)), (None, vec!["dns set-weight".to_owned()]));
     }
 
     #[test]

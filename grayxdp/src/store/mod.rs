@@ -103,6 +103,12 @@ pub enum StoreError {
         /// What SQLite says.
         source: rusqlite::Error,
     },
+    /// A write has just failed, and is not tried again yet.
+    #[error("{reason}")]
+    StillNot {
+        /// Why that one did.
+        reason: String,
+    },
     /// A read did not come through.
     #[error("cannot read the state database {}: {source}", path.display())]
     Read {

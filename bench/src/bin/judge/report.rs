@@ -111,8 +111,8 @@ impl Report {
         let met = self.cells.iter().filter(|cell| cell.is_met()).count();
         let _ = writeln!(
             text,
-            "\n{met} of {} rows are within 1.4 of the bound and the second between two looks. A tick of 100 services with 50 \
-             backends each costs {:.1} ms of CPU.",
+            "\n{met} of {} rows are within 1.4 of the bound and the second between two looks. \
+             Judging 100 services with 50 backends each takes {:.1} ms of CPU, which is not all of a look.",
             self.cells.len(),
             self.tick_ms
         );

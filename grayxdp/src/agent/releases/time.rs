@@ -45,7 +45,7 @@ impl Looks {
 impl<K: Kernel> Releases<K> {
     /// Lets time pass for all releases.
     pub(in crate::agent) fn advance(&mut self, passed: Duration) {
-        self.journal.retry(passed);
+        self.journal.begin_turn(passed);
         self.hear_fuses();
         // First, so that nothing is raised on what was true before.
         if self.looks.next_in.is_zero() {
@@ -56,7 +56,7 @@ impl<K: Kernel> Releases<K> {
         for index in 0..self.services.len() {
             self.advance_one(index, passed);
         }
-        self.journal.write_noted();
+        self.journal.end_turn();
     }
 
     /// Whether judges have looked since this was asked last.
