@@ -1,6 +1,7 @@
 //! Backends, next hops and routes.
 
 use super::{Address, Endpoint};
+use crate::ids::Version;
 
 /// How a packet reaches its next hop. The agent writes it word by word; `interface` last when it becomes known, and first
 /// (to zero) when it changes: a packet between the stores asks the kernel.
@@ -47,6 +48,12 @@ impl BackendEntry {
     #[inline(always)]
     pub const fn is_used(&self) -> bool {
         self.endpoint.protocol != 0
+    }
+
+    /// The version that it serves.
+    #[inline(always)]
+    pub const fn serves(&self) -> Version {
+        if self.version == Version::V2 as u8 { Version::V2 } else { Version::V1 }
     }
 
     /// Whether its health checks fail.

@@ -144,17 +144,10 @@ impl Analysis {
             None => Judgement::NotYet(NotYet::default()),
             Some(reading) => {
                 let judgement = self.take_in(reading, elapsed);
-                match &mut self.seen {
-                    // Where nothing came, what is stored is as good: the time in between says nothing of v2.
-                    Some(seen) if seen == reading => {}
-                    Some(seen) => {
-                        seen.clone_from(reading);
-                        self.is_unsaved = true;
-                    }
-                    None => {
-                        self.seen = Some(reading.clone());
-                        self.is_unsaved = true;
-                    }
+                // Where nothing came, what is stored is as good: the time in between says nothing of v2.
+                if self.seen.as_ref() != Some(reading) {
+                    self.seen.get_or_insert_default().clone_from(reading);
+                    self.is_unsaved = true;
                 }
                 self.in_force = InForce::of(weights);
                 judgement

@@ -84,7 +84,7 @@ pub(super) fn status(
         dscp: asked.dscp,
         fate: fate.to_owned(),
         because: because(service, found),
-        version: chosen.map(|entry| version_of(&entry).name().to_owned()),
+        version: chosen.map(|entry| entry.serves().name().to_owned()),
         backend: chosen.map(|entry| address_of(&entry)),
         flow: found.flow.as_ref().map(flow),
         pin: found
@@ -135,7 +135,7 @@ fn chosen_because(service: &ServiceConfig, version: Version, found: &Explanation
         text = "the fuse has blown: until it is armed again, nobody goes to v2 by weight".to_owned();
     }
     if let Some((_, entry)) = found.candidate(version).backend
-        && version_of(&entry) != version
+        && entry.serves() != version
     {
         text.push_str(&format!("; {} has no live backend, so the other version takes it", version.name()));
     }
@@ -156,7 +156,7 @@ fn shard(service: &ServiceConfig, found: &Explanation) -> ExplainedShard {
 fn flow(flow: &KnownFlow) -> ExplainedFlow {
     let idle = std::time::Duration::from_nanos(u64::from(flow.idle_ticks) << FLOW_TICK_SHIFT);
     ExplainedFlow {
-        version: version_of(&flow.backend).name().to_owned(),
+        version: flow.backend.serves().name().to_owned(),
         backend: address_of(&flow.backend),
         state: flow.seen.state().name().to_owned(),
         idle_s: rounded(idle.as_secs_f64()),
@@ -188,7 +188,7 @@ fn state(version: Version, entry: &BackendEntry) -> String {
         _ if entry.flags & BACKEND_RETIRED != 0 => "removed",
         _ => "live",
     };
-    let own = version_of(entry);
+    let own = entry.serves();
     if own == version { state.to_owned() } else { format!("{state} ({})", own.name()) }
 }
 
@@ -209,10 +209,6 @@ const fn pin_name(kind: PinKind) -> &'static str {
         PinKind::Source => "source",
         PinKind::Dscp => "dscp",
     }
-}
-
-const fn version_of(entry: &BackendEntry) -> Version {
-    if entry.version == Version::V2 as u8 { Version::V2 } else { Version::V1 }
 }
 
 fn address_of(entry: &BackendEntry) -> SocketAddr {

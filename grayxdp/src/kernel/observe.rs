@@ -151,7 +151,7 @@ impl DataPlane {
     pub fn backends(&self, service: usize) -> Vec<(BackendId, Version, SocketAddr)> {
         let Some(slot) = self.blueprint.inventory.services.get(service) else { return Vec::new() };
         let own = |(_, entry): &(BackendId, BackendEntry)| u32::from(entry.service) == slot.id.0;
-        let named = |(id, entry): (BackendId, BackendEntry)| (id, version_of(&entry), entries::address_of(&entry));
+        let named = |(id, entry): (BackendId, BackendEntry)| (id, entry.serves(), entries::address_of(&entry));
         self.blueprint.inventory.entries().filter(own).map(named).collect()
     }
 
@@ -172,7 +172,7 @@ impl DataPlane {
         let reading = |(id, entry): (BackendId, BackendEntry)| {
             Some(FlowReading {
                 service: *services.get(&entry.service)?,
-                version: version_of(&entry),
+                version: entry.serves(),
                 address: entries::address_of(&entry),
                 flows: FlowState::ALL.map(|state| census.active(id, state)),
             })
@@ -240,7 +240,7 @@ impl DataPlane {
         Flow {
             service: index,
             by_canary_port: client.is_some_and(|(_, by_canary_port)| by_canary_port),
-            version: version_of(backend),
+            version: backend.serves(),
             backend: entries::address_of(backend),
             state: seen.state(),
             idle: duration_of(seen.idle_ticks(now)),
@@ -326,10 +326,6 @@ fn context(packet: &[u8], interface: u32) -> [u8; 24] {
         to.copy_from_slice(&field.to_ne_bytes());
     }
     bytes
-}
-
-const fn version_of(entry: &BackendEntry) -> Version {
-    if entry.version == Version::V2 as u8 { Version::V2 } else { Version::V1 }
 }
 
 #[cfg(test)]

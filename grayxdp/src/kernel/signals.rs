@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::Ebpf;
 use grayxdp_common::{
-    ids::{BackendId, ServiceId, Version},
+    ids::{BackendId, ServiceId},
     layout::{BackendEntry, FlowTimes, Signal},
 };
 
@@ -69,15 +69,11 @@ impl SignalMaps {
     pub(super) fn count_error(&self, entry: u32, id: BackendId, backend: &BackendEntry, signal: Signal) {
         self.count_found(id, signal);
         let group = self.times.load(entry).map(|times| times.group());
-        let row = self.rows.shape.groups_of(ServiceId(backend.service.into()), version_of(backend)).last();
+        let row = self.rows.shape.groups_of(ServiceId(backend.service.into()), backend.serves()).last();
         if let Some((group, row)) = group.zip(row) {
             self.rows.add_group_error(row, group);
         }
     }
-}
-
-const fn version_of(entry: &BackendEntry) -> Version {
-    if entry.version == Version::V2 as u8 { Version::V2 } else { Version::V1 }
 }
 
 #[cfg(test)]

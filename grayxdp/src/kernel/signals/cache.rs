@@ -10,10 +10,7 @@ use grayxdp_common::{
     layout::{BackendEntry, SIGNAL_SLOTS},
 };
 
-use super::{
-    rows::{Rows, Sinks, serves_as},
-    version_of,
-};
+use super::rows::{Rows, Sinks, serves_as};
 use crate::{
     decide::signals::{ServiceSignals, Signals},
     kernel::{
@@ -99,7 +96,7 @@ impl SignalCache {
             news.iter().for_each(|(id, .., signals)| rows.fetch_times(rows_of(*id), signals));
             for (id, entry, slots, signals) in news {
                 let [v1, v2] = self.sums.entry(entry.service).or_default();
-                let sum = if version_of(entry) == Version::V2 { v2 } else { v1 };
+                let sum = if entry.serves() == Version::V2 { v2 } else { v1 };
                 rows.read_into(rows_of(id), &slots, Sinks { signals, sum });
                 moved.insert(entry.service);
             }

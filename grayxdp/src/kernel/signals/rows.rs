@@ -15,7 +15,7 @@ use grayxdp_common::{
     },
 };
 
-use super::{Shape, version_of};
+use super::Shape;
 use crate::{
     decide::signals::{Counts, GroupCounts, Histogram, Signals},
     kernel::{
@@ -184,7 +184,7 @@ impl Rows {
         let Some(own) = self.shape.own_row(id) else { return };
         let held = self.sum(self.shape.rows_of(id));
         let past = former.filter(|entry| entry.service != NO_SERVICE).and_then(|entry| {
-            let row = self.shape.past_row(ServiceId(entry.service.into()), version_of(entry))?;
+            let row = self.shape.past_row(ServiceId(entry.service.into()), entry.serves())?;
             Some((row, added(&self.sum([row].into_iter()), &held)))
         });
         if let Some((row, sum)) = past {
@@ -212,7 +212,7 @@ impl Rows {
         for former in former {
             for (id, entry) in numbered.backends.iter().filter(|(_, entry)| stays(entry.service)) {
                 let is_same = present.get(id).is_some_and(|now| serves_as(now, entry));
-                let past = || self.shape.past_row(ServiceId(entry.service.into()), version_of(entry));
+                let past = || self.shape.past_row(ServiceId(entry.service.into()), entry.serves());
                 let to = if is_same { self.shape.own_row(*id) } else { None }.or_else(past);
                 add(to, &former.sum(former.shape.rows_of(*id)));
             }

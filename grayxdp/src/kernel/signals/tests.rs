@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use grayxdp_common::{
     histogram::{HISTOGRAM_BUCKETS, bucket_of},
-    ids::Be16,
+    ids::{Be16, Version},
     layout::{Address, BUCKETS_PER_LINE, CLIENT_GROUPS, Endpoint, SIGNAL_SLOTS, Timing},
 };
 
@@ -115,7 +115,7 @@ fn a_versions_sums_are_those_of_its_backends_and_of_former_ones() {
         let (id, entry) = backends[nth];
         if round % 7 == 6 {
             rows.retire(id, Some(&entry));
-            backends[nth].1.version = if version_of(&entry) == Version::V1 { Version::V2 } else { Version::V1 } as u8;
+            backends[nth].1.version = if entry.serves() == Version::V1 { Version::V2 } else { Version::V1 } as u8;
         } else if round % 11 == 10 {
             rows.retire(id, Some(&entry));
             backends.remove(nth);
@@ -127,7 +127,7 @@ fn a_versions_sums_are_those_of_its_backends_and_of_former_ones() {
                 let sums = &mut read[usize::from(number)][version as usize];
                 cache.version(&rows, number, version, sums);
                 let is_its =
-                    |(_, entry): &&(BackendId, BackendEntry)| entry.service == number && version_of(entry) == version;
+                    |(_, entry): &&(BackendId, BackendEntry)| entry.service == number && entry.serves() == version;
                 let mut expected = past(&rows, number.into(), version);
                 backends.iter().filter(is_its).for_each(|(id, _)| expected.add(&signals(&rows, SHAPE.rows_of(*id))));
                 expected.groups.resize(CLIENT_GROUPS, GroupCounts::default());
